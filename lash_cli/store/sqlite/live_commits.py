@@ -73,7 +73,7 @@ def append_shown(
     connection: WriterConnection, stored: StoredHead, prepared: PreparedCommit, end: LogEnd | None, *, now_ms: int
 ) -> PreparedCommit:
     """Announce what the turn has shown before anything else that its commit does is; what is left to announce."""
-    if prepared.shown and not prepared.is_reset:
+    if prepared.shown:
         rows = [(stored.head_revision or 0, row) for row in prepared.shown]
         append_behind(connection, stored.key, stored.session_id, end, rows, now_ms=now_ms)
     return msgspec.structs.replace(prepared, shown=[])
