@@ -38,3 +38,15 @@ def test_a_linked_database_is_written_and_its_log_is_found_where_it_is(lash, hom
         offered = run_lash(["__complete", "--", "show", "made"], home=home).out
         assert offered.startswith("made-just-now\t"), "it is in the log alone"
     assert (home / "lash.db").is_symlink()
+
+
+def test_what_a_link_leads_to_is_put_aside_and_replaced_where_it_is(lash, home: Path, linked: Path) -> None:
+    copy = lash("db", "backup", "-o", "json").json["file"]
+    linked.write_bytes(b"rubbish" * 3000)
+    done = lash("db", "restore", copy, "-o", "json")
+    assert done.code == 0, done.err
+    assert Path(done.json["kept"]).read_bytes() == b"rubbish" * 3000
+    assert (home / "lash.db").is_symlink() and lash("ls", "-o", "name").out == "s\n"
+    linked.unlink()
+    assert lash("db", "restore", copy).code == 0, "a link that leads to nothing is the file that is to be there"
+    assert linked.is_file() and lash("ls", "-o", "name").out == "s\n"

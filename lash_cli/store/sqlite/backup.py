@@ -161,6 +161,8 @@ def restore(source: Path, database: Path, aside: Path, clock: Clock) -> Restored
     then, and a process that is killed in between leaves the old or the new
     content, never a mixture.
     """
+    # A link is the file it leads to: what takes its place stands where that is, and the link stays.
+    database = Path(os.path.realpath(database))
     if is_there(database) and os.path.exists(source) and source.samefile(database):
         raise ConflictError(f"{source} is the database itself", code="restore_from_itself")
     copy = inspect(source)
