@@ -213,7 +213,8 @@ class QueuedWorkStore(Protocol):
 
     async def fail_queued_work(self, fence: LeaseFence, claim: QueuedWorkClaim, error: str) -> tuple[str, ...]:
         """Give a claim's batches back after a failure: each waits for its next attempt or is parked as dead (design
-        D20). Returns the ids of those parked. Raises `SessionExecutionLeaseExpired`."""
+        D20); observers learn of all of them as of what is given back. Returns the ids of those parked. Raises
+        `SessionExecutionLeaseExpired`."""
         ...
 
     async def demand(self, session_id: str) -> SessionDemand:

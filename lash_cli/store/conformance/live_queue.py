@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lash_cli.core.ingress import ByInputId, InputDraft
+from lash_cli.core.ingress import ActiveTurn, ByInputId, InputDraft
 from lash_cli.core.observation import GENESIS, QueueChanged, SessionCursor
-from lash_cli.core.queued_work import AgentFrameTask, DeliveryPolicy, QueuedWorkBatchDraft, SlotPolicy
-from lash_cli.store.base import RuntimePersistence
+from lash_cli.core.queued_work import MAX_ATTEMPTS, AgentFrameTask, DeliveryPolicy, QueuedWorkBatchDraft, SlotPolicy
+from lash_cli.store.base import ReadScope, RuntimePersistence
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.factory import MovableClock, OpenStore
 from lash_cli.store.conformance.live import after
@@ -73,3 +73,28 @@ class LiveQueueLaws:
             QueueChanged("enqueued", ids),
             QueueChanged("cancelled", ids),
         ]
+
+    async def test_what_a_failure_gives_back_is_announced_each_time_with_what_its_turn_took_besides(
+        self, open_store: OpenStore, clock: MovableClock
+    ) -> None:
+        store = open_store()
+        await make.create(store, clock)
+        (batch_id,) = await make.put(store, make.wake())
+        for attempt in range(MAX_ATTEMPTS):
+            clock.tick(60)
+            lane = make.granted(await store.open_lane(make.drain_request(clock)))
+            assert lane.work is not None
+            fence = make.fence_of_lane(lane)
+            expected = [batch_id]
+            if attempt == 0:
+                await make.enqueue(store, "a", ingress=ActiveTurn("d1"))
+                taken = await store.claim_checkpoint_work(fence, make.checkpoint_request("d1"))
+                assert taken.inputs is not None
+                expected.append("a")
+            before = (await store.live.cut(S, ReadScope.HEAD)).cursor
+            parked = await store.fail_queued_work(fence, lane.work, "boom")
+            assert parked == ((batch_id,) if attempt == MAX_ATTEMPTS - 1 else ())
+            told = [event.payload for event in await after(store, before)]
+            assert told == [QueueChanged("enqueued", tuple(expected))]
+            await store.cancel_turn_inputs(S, [ByInputId("a")])
+            await store.release_lease(fence)

@@ -379,7 +379,8 @@ class Claims:
             leases.require_live(session, fence, now_ms)
             ids, parked = batches.fail(connection, session.key, claim, error, now_ms)
             if ids:
-                _drop_if_unfinished(connection, session, claim.turn_id)
+                ids += _drop_if_unfinished(connection, session, claim.turn_id)
+            announce(connection, session, "enqueued", ids, now_ms)
             return tuple(parked)
 
         return await self._db.write(job, durable=False)
