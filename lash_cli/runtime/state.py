@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record, reread
+from lash_cli.core.codec import Record, decode, reread
 from lash_cli.core.content import Message, ProtocolTurnOptions, is_safe_to_resume
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
 from lash_cli.core.graph import (
@@ -29,10 +29,11 @@ from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.superseded import NOTHING_SUPERSEDED, SupersededNodes
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
-from lash_cli.errors import LashRuntimeError, UsageError
+from lash_cli.errors import LashRuntimeError, StoreUnusable, UsageError
 
 if TYPE_CHECKING:
     from lash_cli.core.history import TreeEntry
+    from lash_cli.store.base import TurnRecord
 
 # What an opened session of a store holds in memory: what is said in its current frame, or the whole graph (contract
 # 01 §10).
@@ -238,6 +239,23 @@ def _unsound(state: RuntimeSessionState, problem: str) -> UsageError:
         code="session_state_invalid",
         details={"session": state.session_id},
     )
+
+
+def plan_of(turn: TurnRecord, claim_id: str | None) -> TurnPlan | None:
+    """What an unfinished turn, which began with the claim `claim_id`, was started with; None where that is not told.
+
+    Raises `StoreUnusable` (`store_corrupt`) naming the turn whose plan does not decode.
+    """
+    if not turn.plan:
+        return None
+    try:
+        return decode(turn.plan, TurnPlan)
+    except msgspec.DecodeError as error:
+        raise StoreUnusable(
+            f"what turn {turn.turn_id!r} was started with does not decode: {error}",
+            hint=f"give back what it took, and it is dropped: lash queue abandon {claim_id}" if claim_id else None,
+            details={"session": turn.session_id, "turn_id": turn.turn_id, "claim_id": claim_id},
+        ) from error
 
 
 def policy_of_plan(base: SessionPolicy, plan: TurnPlan) -> SessionPolicy:

@@ -17,7 +17,7 @@ import msgspec
 
 from lash_cli.core.activity import Committed, QueuedWorkStarted, TurnFinished, TurnStarted, finished_id
 from lash_cli.core.attachments import has_bytes
-from lash_cli.core.codec import decode, from_builtins
+from lash_cli.core.codec import from_builtins
 from lash_cli.core.commit import COMMIT_TOO_LARGE
 from lash_cli.core.content import Message, TurnInput, options_over, user_message
 from lash_cli.core.delivery import TurnClaims, ingress_message_id, turn_options, work_causes, work_messages
@@ -44,7 +44,7 @@ from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.results import result_of
 from lash_cli.runtime.session import ResidentSession
-from lash_cli.runtime.state import TurnPlan, policy_of_plan
+from lash_cli.runtime.state import TurnPlan, plan_of, policy_of_plan
 from lash_cli.runtime.turn_commit import is_cut, terminal_commit, what_fits
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneIdle, RuntimePersistence, TurnRecord, busy_error
 
@@ -231,7 +231,8 @@ class DurableTurn(TurnDriver):
         if session.is_behind(granted.head):
             await session.refresh()
         wanted = session.policy
-        plan = decode(turn.plan, TurnPlan) if turn.plan else self._entry.planned()
+        began = granted.claim or granted.work
+        plan = plan_of(turn, None if began is None else began.claim_id) or self._entry.planned()
         policy = policy_of_plan(wanted, plan)
         # What somebody configured after the crash stands: the commit of the old turn must not write over it.
         if plan.head_revision == session.head_revision:

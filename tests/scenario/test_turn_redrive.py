@@ -31,8 +31,9 @@ from lash_cli.core.activity import AssistantProseDelta
 from lash_cli.core.content import Message, Role, TextPart, message_text
 from lash_cli.core.outcome import TurnCancellationEvidence
 from lash_cli.core.tools import failure, success
-from lash_cli.errors import ConflictError, EffectError, HeadRevisionConflict, StoreError, StoreLocked
+from lash_cli.errors import ConflictError, EffectError, HeadRevisionConflict, StoreError, StoreLocked, StoreUnusable
 
+NO_PLAN = "UPDATE turns SET plan = CAST('{}' AS BLOB) WHERE state = 'running'"
 BROKEN = failure("execution", "broken", "it broke", retry=RetryHint("safe"))
 
 
@@ -91,6 +92,24 @@ async def test_a_crashed_turn_is_finished_under_the_model_it_was_started_with(ma
     assert output.result.assistant_message() == "next"
     assert [request.model.id for request in second_caller.requests] == ["special"]
     assert [message_text(m) for m in reopened.read_view().messages] == ["x", "recorded", "y", "next"]
+
+
+async def test_a_turn_whose_plan_does_not_decode_names_the_way_to_drop_it(make_core) -> None:
+    points = CrashPoints("before:commit")
+    doomed = make_core(ScriptedCaller([text("lost")]), crash_point=points)
+    with pytest.raises(Crash):
+        await (await doomed.open_session("s1")).turn("x", turn_id="t1").run()
+    store = doomed.store
+    await store.db.write(lambda connection: connection.execute(NO_PLAN), durable=False)
+    core = make_core(ScriptedCaller([text("again"), text("next")]))
+    session = await core.open_session("s1")
+    with pytest.raises(StoreUnusable) as raised:
+        await session.turn("y").run()
+    assert (raised.value.code, raised.value.details["turn_id"]) == ("store_corrupt", "t1")
+    claim_id = raised.value.details["claim_id"]
+    assert raised.value.hint == f"give back what it took, and it is dropped: lash queue abandon {claim_id}"
+    await core.store.abandon_turn_input_claims([await core.store.find_claim(claim_id)])
+    assert (await session.turn("y").run()).result.assistant_message() == "again"
 
 
 @pytest.mark.parametrize("point", ["after:model_recorded", "before:commit"])
