@@ -17,14 +17,16 @@ from pathlib import Path
 import pytest
 from support.processes import start_process
 
-from lash_cli.core.commit import Append
+from lash_cli.core.codec import encode
+from lash_cli.core.commit import Append, CheckpointComponent
 from lash_cli.core.frames import initial_frame_id
 from lash_cli.core.graph import chain
-from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable
+from lash_cli.core.lease import LeaseFence
+from lash_cli.errors import ConflictError, NotFoundError, StoreError, StoreReadOnly, StoreUnusable
 from lash_cli.store.base import ReadScope
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
-from lash_cli.store.sqlite import graph, schema
+from lash_cli.store.sqlite import commit, graph, schema
 from lash_cli.store.sqlite.connections import WAL_KEPT_BYTES
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lineage import segments_of
@@ -523,3 +525,18 @@ async def test_a_process_killed_while_it_commits_leaves_whole_commits_only(
     assert read.head_revision >= acknowledged, "what was acknowledged is there"
     assert len(read.nodes) == 20 * read.head_revision
     assert read.nodes[-1].node_id == f"n{read.head_revision - 1}-19"
+
+
+@pytest.mark.parametrize("surplus", [0, 1])
+def test_the_nodes_and_the_components_of_a_commit_count_together_to_the_byte(monkeypatch, surplus: int) -> None:
+    monkeypatch.setattr(commit, "MAX_COMMIT_BYTES", 1000)
+    fence = LeaseFence(make.SESSION, "a", "1", "token", 1)
+    body = bytes(1000 - len(encode(make.nodes(["m1"])[0].payload)) - 10 + surplus)
+    components = {"a": CheckpointComponent(body=body), "b": CheckpointComponent(body=bytes(10))}
+    proposal = make.commit(fence, make.append(["m1"]), components=components)
+    if not surplus:
+        commit.prepare(proposal)
+        return
+    with pytest.raises(ConflictError) as caught:
+        commit.prepare(proposal)
+    assert caught.value.code == "commit_too_large"
