@@ -160,7 +160,7 @@ class ChatDesk:
 
     def error_text(self, error: LashError) -> str:
         """See `Desk`."""
-        hint = f"\nhint: {error.hint}" if error.hint else ""
+        hint = f"\nhint: {self._invocation.commands_here(error.hint)}" if error.hint else ""
         return safe(f"{error.message}{hint}")
 
     def face(self, client: ChatClient, memory: ReplMemory, plan: ChatPlan) -> tuple[Face, Callable[[], None]]:

@@ -119,9 +119,9 @@ def _check_text(document: Document) -> str:
     if document["healthy"]:
         lines.append("the database is sound")
         if not document["rules_checked"]:
-            lines.append("its rules were not checked: bring it up to date first with lash db migrate")
+            lines.append(f"its rules were not checked: bring it up to date first with {command_here('db', 'migrate')}")
     else:
-        lines.append("put a sound copy back with: lash db restore FILE")
+        lines.append(f"put a sound copy back with: {command_here('db', 'restore', 'FILE')}")
         lost = sorted({one["session"] for one in document["broken"] if one["code"] == _LOST_HEAD})
         lines += [
             f"or go on from a message of {command_here('tree', one)}: {command_here('rewind', one, '--to', 'NODE')}"

@@ -66,7 +66,13 @@ def command(
         "dead_batches": inside.dead,
         "unfinished_edits": _unfinished_edits(findings),
         "findings": [
-            {"code": f.code, "message": redact(f.message), "hint": f.hint, "severity": _severity(f)} for f in findings
+            {
+                "code": f.code,
+                "message": redact(f.message),
+                "hint": f.hint and current().commands_here(f.hint),
+                "severity": _severity(f),
+            }
+            for f in findings
         ],
     }
     emit_one("Doctor", document, text=_text(document), name=paths.database)

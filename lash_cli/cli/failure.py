@@ -84,7 +84,7 @@ def error_document(error: LashError) -> dict[str, Any]:
         "exit": error.exit_status,
         "retryable": error.retryable,
         "ambiguous": error.ambiguous,
-        "hint": _redact(error.hint) if error.hint else None,
+        "hint": _redact(current().commands_here(error.hint)) if error.hint else None,
         "details": _redact_tree(error.details),
         "request_id": current().request_id,
     }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.documents import Document
 from lash_cli.cli.invocation import current
+from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.runtime.history import HeadMove
@@ -28,7 +28,7 @@ def rewind_command(session_id: str, node_id: str | None) -> str:
 
 def command_here(*words: str) -> str:
     """The exact command, for a shell, that runs a verb on the home, database and profile of this invocation."""
-    return shlex.join(["lash", *current().options.places(), *words])
+    return current().commands_here(" ".join(["lash", *map(shell_word, words)]))
 
 
 def rewind_document(move: HeadMove, meta: SessionMeta) -> Document:

@@ -152,12 +152,13 @@ def say(text: str) -> None:
     invocation = current()
     if invocation.options.quiet or invocation.output.is_machine:
         return
-    write_note(safe_text(text))
+    write_note(safe_text(invocation.commands_here(text)))
 
 
 def warn(text: str, code: str = "warning") -> None:
     """Something a person should know on stderr: `warning: …`, or one JSON line in a machine format."""
     invocation = current()
+    text = invocation.commands_here(text)
     if invocation.notice_format in ("json", "jsonl", "name"):
         write_note(to_notice({"schema": SCHEMA, "kind": "Warning", "code": code, "message": text}))
     else:

@@ -12,6 +12,7 @@ import typer
 
 from lash_cli.cli.documents import Document, is_lease_live, lease_document
 from lash_cli.cli.durations import WaitCommand, duration_ms
+from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.output import emit_one, warn
 from lash_cli.cli.reading import present_row, run_async
 from lash_cli.cli.running import opened_at
@@ -39,7 +40,7 @@ def command(
     emit_one(
         "Parked",
         document,
-        text=f"parked {document['name']} ({document['id']}); next: lash resume {shell_word(document['name'])}",
+        text=f"parked {document['name']} ({document['id']}); next: {command_here('resume', document['name'])}",
     )
     return 0
 

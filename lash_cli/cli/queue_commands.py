@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from lash_cli.cli.documents import Document
+from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.output import emit_one, safe
 from lash_cli.cli.queue_access import existing_store, named_session, queue_of
 from lash_cli.cli.queue_detail import show_batches, show_input, show_queue
 from lash_cli.cli.reading import run_at_once
-from lash_cli.views.shell_words import shell_word
 from lash_cli.views.times import rfc3339
 
 SessionArgument = Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")]
@@ -85,11 +85,10 @@ async def _hold(reference: str | None, *, held: bool, reason: str | None = None)
 
 def _show_hold(document: Document) -> int:
     name = safe(document["name"])
-    word = shell_word(name)
     state = "held" if document["held"] else "released"
     already = "" if document["changed"] else "already "
     reason = f": {safe(document['hold_reason'])}" if document["hold_reason"] else ""
-    following = f"lash queue release {word}" if document["held"] else f"lash work {word}"
+    following = command_here(*(("queue", "release") if document["held"] else ("work",)), name)
     text = f"{already}{state} {name} ({document['id']}){reason}; next: {following}"
     emit_one("QueueHold", document, text=text)
     return 0

@@ -50,7 +50,7 @@ def _text(document: Document, *, policy: bool, tools: bool, lease: bool) -> str:
         sections.append(tools_text(document["tools"], clean=safe))
     if lease:
         sections.append(lease_text(document["lease"], clean=safe))
-    return "\n\n".join(sections) if sections else session_text(document, clean=safe)
+    return "\n\n".join(sections) if sections else session_text(document, clean=safe, here=current().commands_here)
 
 
 async def read_session_detail(reference: str | None, *, with_queue: bool = True) -> Document:
@@ -131,9 +131,10 @@ def _warnings(document: Document, unfinished: tuple[TurnRecord, ...]) -> list[st
     if not unfinished or document["status"] != "stuck":
         return []
     turn = unfinished[0]
+    resume = current().commands_here(f"lash resume {shell_word(document['name'])}")
     return [
         f"turn {turn.turn_id} was interrupted; what it had finished is kept, and the next turn of this session"
-        f" finishes it first: lash resume {shell_word(document['name'])}"
+        f" finishes it first: {resume}"
     ]
 
 

@@ -45,7 +45,7 @@ def parse_from(text: str) -> Begin:
             raise
         raise SessionCursorMalformed(
             f"--from cannot be {text!r}: it takes start, last-commit, now or a cursor",
-            hint="a cursor is what a JSON line of lash tail or lash turn carries as `cursor`",
+            hint="a cursor is what a JSON line of a tail or a turn carries as `cursor`",
         ) from error
     return Begin(CURSOR, {cursor.session_id: cursor})
 

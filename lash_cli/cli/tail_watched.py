@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from lash_cli.api.observable import ObservableSession
 from lash_cli.cli.documents import is_lease_live, session_status
+from lash_cli.cli.head_moves import command_here
 from lash_cli.core.content import Message
 from lash_cli.core.frames import current_frame
 from lash_cli.core.lease import LocalProcess
@@ -23,7 +24,6 @@ from lash_cli.runtime.state import SessionReadView
 from lash_cli.runtime.stored_turns import stored_result
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
-from lash_cli.views.shell_words import shell_word
 
 # How often to ask whether the holder of a lane still lives: it dies without a word.
 HOLDER_SECONDS: Final = 1.0
@@ -199,7 +199,7 @@ class Watched:
             return None
         self._told_dead = row.running_turn_id
         who = holder_words(row) or "whoever ran it"
-        resume = f"lash resume {shell_word(self.name)}"
+        resume = command_here("resume", self.name)
         return f"{who} is gone; turn {row.running_turn_id} of {self.name} is unfinished: {resume}"
 
 

@@ -16,8 +16,8 @@ from lash_cli.views.times import duration
 LABEL_WIDTH = 12
 
 
-def session_text(document: dict[str, Any], *, clean: Clean) -> str:
-    """The text of a Session document."""
+def session_text(document: dict[str, Any], *, clean: Clean, here: Clean) -> str:
+    """The text of a Session document; `here` leads the command it names to where the session is."""
     lines = [
         f"{clean(document['name'])}  {clean(document['id'])}  {document['status']}",
         "",
@@ -30,7 +30,7 @@ def session_text(document: dict[str, Any], *, clean: Clean) -> str:
     ]
     for entry in document["usage"]["by_source_model"]:
         lines.append(labelled("", f"{clean(entry['source'])} / {clean(entry['model'])}: {usage_text(entry)}"))
-    lines.extend(_optional_rows(document, clean))
+    lines.extend(_optional_rows(document, clean, here))
     lines.extend(f"warning: {clean(warning)}" for warning in document["warnings"])
     return "\n".join(lines)
 
@@ -130,11 +130,11 @@ def _lease(lease: dict[str, Any] | None) -> str:
     return f"{who}{what} until {lease['expires_at']} ({duration(lease['expires_in_ms'])})"
 
 
-def _optional_rows(document: dict[str, Any], clean: Clean) -> list[str]:
+def _optional_rows(document: dict[str, Any], clean: Clean, here: Clean) -> list[str]:
     rows = []
     following = _next_command(document, clean)
     if following is not None:
-        rows.append(labelled("next", following))
+        rows.append(labelled("next", here(following)))
     if document["cwd"]:
         rows.append(labelled("directory", clean(document["cwd"])))
     if document["parent"]:
