@@ -14,12 +14,12 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 from prompt_toolkit.application import Application, in_terminal
 from prompt_toolkit.buffer import Buffer
-from prompt_toolkit.completion import ThreadedCompleter
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, ThreadedCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import EditingMode
 from prompt_toolkit.history import History
@@ -92,6 +92,27 @@ class LineHistory(History):
             self._is_stashing = False
 
 
+class _Searches(ThreadedCompleter):
+    """Says when a search has ended: the buffer begins none meanwhile, and afterwards only for a text that goes on from
+    the one it was for."""
+
+    def __init__(self, completer: Completer, ended: Callable[[str], None]) -> None:
+        """`ended` gets the text that was searched for, once another search may begin."""
+        super().__init__(completer)
+        self._ended = ended
+
+    async def get_completions_async(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> AsyncGenerator[Completion, None]:
+        """What the completer finds."""
+        try:
+            async with contextlib.aclosing(super().get_completions_async(document, complete_event)) as found:
+                async for completion in found:
+                    yield completion
+        finally:
+            asyncio.get_running_loop().call_soon(self._ended, document.text_before_cursor)
+
+
 class PromptFace:
     """The prompt; implements `desk.Face`."""
 
@@ -113,13 +134,17 @@ class PromptFace:
         self._has_ended = False
         self.questions = Questions(self)
         self._save_timer: asyncio.TimerHandle | None = None
+        self._typed = ""
         self.buffer = Buffer(
-            completer=ThreadedCompleter(ChatCompleter(lambda: files_below(options.directory), self._candidates)),
+            completer=_Searches(
+                ChatCompleter(lambda: files_below(options.directory), self._candidates), self._search_ended
+            ),
             complete_while_typing=True,
             history=history,
             enable_history_search=True,
             multiline=True,
             on_text_changed=self._text_changed,
+            on_text_insert=self._text_inserted,
         )
         source = create_input()
         keys.listen_quietly(source)
@@ -248,6 +273,15 @@ class PromptFace:
         if not self.questions.is_reason and self._save_timer is None:
             with contextlib.suppress(RuntimeError):  # before the loop runs there is nothing typed
                 self._save_timer = asyncio.get_running_loop().call_later(AUTOSAVE_SECONDS, self.save_now)
+
+    def _text_inserted(self, buffer: Buffer) -> None:
+        self._typed = buffer.document.text_before_cursor
+
+    def _search_ended(self, sought: str) -> None:
+        """Search for what was typed meanwhile, if nobody does."""
+        is_new = self._typed == self.buffer.document.text_before_cursor and not self._typed.startswith(sought)
+        if is_new and self.buffer.complete_state is None and self.app.is_running:
+            self.buffer.start_completion()
 
     def save_now(self) -> None:
         """Write the draft down."""

@@ -90,6 +90,34 @@ def test_commands_and_files_are_completed_with_tab(chat, home: Path) -> None:
     one.wait_for(f"{PROMPT} see @notes.md")
 
 
+# Looking for what `/status` may go on as takes until somebody opens the gate.
+SLOW_SEARCH = """
+import os, time
+from lash_cli.repl import completion
+found = completion._commands
+def slowly(typed):
+    while typed == "status" and not os.path.exists({gate!r}):
+        time.sleep(0.01)
+    yield from found(typed)
+completion._commands = slowly
+"""
+
+
+def test_a_line_that_took_the_place_of_one_still_searched_for_is_completed_too(chat, home: Path, gate: Path) -> None:
+    (home.parent / "notes.md").write_text("x")
+    one = chat(first=SLOW_SEARCH.format(gate=str(gate)))
+    one.press("/sta")
+    one.wait_for("head, lease, queue")
+    one.press("\t")
+    one.wait_for(f"{PROMPT} /status")
+    one.press("\x15see @nts")
+    one.wait_for(f"{PROMPT} see @nts")
+    gate.touch()
+    one.wait_for("notes.md")
+    one.press("\t")
+    one.wait_for(f"{PROMPT} see @notes.md")
+
+
 COMPLETED = [
     ("/switch del", "idle, other", "/switch delta"),
     ("/resume oth", "idle, delta", "/resume other"),

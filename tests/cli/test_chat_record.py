@@ -117,6 +117,7 @@ def test_a_pipe_is_recorded_to(chat, tmp_path: Path) -> None:
         one = chat("--record", str(pipe))
         one.press("hello\r")
         one.wait_for("You said: hello")
+        one.wait_for("│ idle")
         one.press("\x04")
         assert one.ended() == 0
         assert b'"stream_end"' in os.read(reader, 1_000_000) and stat.S_ISFIFO(pipe.stat().st_mode)
