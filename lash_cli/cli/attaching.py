@@ -16,6 +16,7 @@ from lash_cli.core.attachments import MAX_ATTACHMENT_BYTES, AttachmentPolicy
 from lash_cli.core.content import AttachmentItem, ExternalUrl, Inline
 from lash_cli.core.media import media_type_of, media_type_of_path
 from lash_cli.errors import UsageError
+from lash_cli.paths import path_text
 
 MAX_TOTAL_BYTES = 32 * 1024 * 1024
 SCHEMES = ("http://", "https://")
@@ -41,7 +42,7 @@ def _source(reference: str) -> Inline | ExternalUrl:
         return _inline(read_stdin_bytes(MAX_ATTACHMENT_BYTES, _too_large), "stdin", label="stdin")
     if reference.lower().startswith(SCHEMES):
         return _address(reference)
-    return _inline(_file(reference), reference, label=os.path.basename(reference))
+    return _inline(_file(reference), reference, label=path_text(os.path.basename(reference)))
 
 
 def _address(url: str) -> ExternalUrl:

@@ -172,22 +172,44 @@ class CommandLine:
     def _option(self, spelling: str) -> Option | None:
         return next((option for option in self._table.options(self.path) if spelling in option.spellings), None)
 
+    @property
+    def awaits_value(self) -> bool:
+        """Whether the word being typed is the value of the option before it."""
+        return self._awaited is not None
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the word being typed names a file or a directory."""
+        return self._value()[0] in _PATHS
+
     def complete(self) -> tuple[list[Candidate], str]:
         """The candidates for the word being typed, and the directive."""
         if not self._is_known:
             return [], NO_FILES
+        if self._awaited is None:
+            if self._is_option:
+                if "=" not in self._current:
+                    return self._spellings(), NO_FILES
+            elif self._is_group:
+                verbs = [(name, text) for name, _, text in self._table.verbs(self.path)]
+                return list(_matching(verbs, self._current)), NO_FILES
+        return self._values(*self._value())
+
+    @property
+    def _is_option(self) -> bool:
+        return self._current.startswith("-") and not self._only_arguments
+
+    def _value(self) -> tuple[str, str, str]:
+        """The kind of value that is being typed, empty for none; what of it is there, and what stands before it in the
+        same word."""
         if self._awaited is not None:
-            return self._values(self._awaited.kind, self._current, "")
-        if self._current.startswith("-") and not self._only_arguments:
-            spelling, equals, value = self._current.partition("=")
-            if not equals:
-                return self._spellings(), NO_FILES
+            return self._awaited.kind, self._current, ""
+        if self._is_option:
+            spelling, _, value = self._current.partition("=")
             option = self._option(spelling)
-            return self._values(option.kind, value, f"{spelling}=") if option is not None else ([], NO_FILES)
-        if self._is_group:
-            verbs = [(name, text) for name, _, text in self._table.verbs(self.path)]
-            return list(_matching(verbs, self._current)), NO_FILES
-        return self._values(self._table.argument(self.path, len(self.arguments)), self._current, "")
+            return "" if option is None else option.kind, value, f"{spelling}="
+        kind = "" if self._is_group else self._table.argument(self.path, len(self.arguments))
+        return kind, self._current, ""
 
     def _spellings(self) -> list[Candidate]:
         """Options by their long name, and by the short one when there is no other."""

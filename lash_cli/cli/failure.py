@@ -1,12 +1,11 @@
 """Every way a command can end without an answer, as one message and one exit status (contract 08 §6.2, §6.4).
 
 `run` is the only place that turns exceptions into exit statuses. An expected
-error (`LashError`, or a usage error of the command-line parser) becomes
-`error:`/`hint:` lines or one JSON line on stderr; anything else becomes code
-`internal` with its traceback in the log file. Where a process may open no more
-files, anything that opens one fails, an import too: that is told as what it is,
-wherever it struck. Whatever is printed passes the redactor first, so no key can
-leave through an error.
+error (`LashError`) becomes `error:`/`hint:` lines or one JSON line on stderr;
+anything else becomes code `internal` with its traceback in the log file. Where
+a process may open no more files, anything that opens one fails, an import too:
+that is told as what it is, wherever it struck. Whatever is printed passes the
+redactor first, so no key can leave through an error.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def _status_of(main: Callable[[], int]) -> int:
     except OSError as error:
         return _report_os_error(error)
     except Exception as error:  # noqa: BLE001 - the boundary of the process: everything becomes `internal`
-        return _report_last(as_usage_error(error) or error)
+        return _report_last(error)
 
 
 def report(error: LashError) -> int:
@@ -100,21 +99,6 @@ def told_as(error: Exception) -> LashError:
     file."""
     too_many = TooManyOpenFiles.behind(error)
     return too_many or (error if isinstance(error, LashError) else _internal(error))
-
-
-def as_usage_error(error: Exception) -> UsageError | None:
-    """The parser's own usage error as ours, None for any other exception.
-
-    Old and new Typer raise different classes for the same fault, so they are
-    known by what they offer: an exit status and a message.
-    """
-    format_message = getattr(error, "format_message", None)
-    if not callable(format_message) or not isinstance(getattr(error, "exit_code", None), int):
-        return None
-    message = str(format_message()).rstrip(".").replace("\n", " ")
-    context = getattr(error, "ctx", None)
-    path = getattr(context, "command_path", None) or "lash"
-    return UsageError(message[:1].lower() + message[1:], hint=f"see: {path} --help")
 
 
 def _internal(error: Exception) -> LashError:

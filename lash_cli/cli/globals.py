@@ -1,8 +1,9 @@
 """The global options, hoisted from argv before any command sees it (contract 08 §5.5).
 
 A global option is accepted anywhere before `--`, ahead of the verb or after it,
-because a Typer callback would only take it ahead. This module imports nothing
-beyond the error tree, so the paths that answer without Typer can use it too. A
+because a Typer callback would only take it ahead. What stands where an option
+of the verb takes its value is that value, whatever it looks like. This module
+imports nothing beyond the error tree, so the paths that answer without Typer can use it too. A
 malformed option is kept as `problem` instead of raised at once: the format the
 caller asked for must be known before the error can be shown in it.
 """
@@ -13,6 +14,10 @@ import os
 from collections.abc import Mapping, Sequence
 
 from lash_cli.errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from lash_cli.cli.completing import CommandLine
 
 FORMATS = ("text", "table", "json", "jsonl", "name")
 COLOR_CHOICES = ("auto", "always", "never")
@@ -47,8 +52,6 @@ _SWITCHES: dict[str, tuple[str, object]] = {
     "--version": ("version", True),
 }
 _CLUSTER = frozenset("qvy")
-# Options of commands whose value is a file name, which may be any bytes.
-_PATH_OPTIONS = frozenset({"--out", "--usage-file", "--trace", "--save-cursor", "--record", "--file", "--schema"})
 
 HELP_ROWS = (
     ("-o, --output FORMAT", "text, table, json, jsonl or name; --json is -o json"),
@@ -112,8 +115,8 @@ class GlobalOptions:
 def hoist(argv: Sequence[str]) -> tuple[GlobalOptions, list[str]]:
     """Split `argv` into the global options and everything else, in order.
 
-    Tokens from `--` on are never touched. The result's `problem` is set when a
-    global option is malformed.
+    Tokens from `--` on are never touched, nor is the value of an option of the verb. The result's `problem` is set when
+    a global option is malformed.
     """
     options = GlobalOptions()
     rest: list[str] = []
@@ -139,6 +142,9 @@ def hoist(argv: Sequence[str]) -> tuple[GlobalOptions, list[str]]:
             spelling, value_text = _split(token)
             if spelling not in _VALUED:
                 rest.append(token)
+                if position < len(tokens) and tokens[position].startswith("-") and _awaits_value(rest):
+                    rest.append(tokens[position])
+                    position += 1
                 continue
             if value_text is None:
                 if position >= len(tokens):
@@ -152,17 +158,33 @@ def hoist(argv: Sequence[str]) -> tuple[GlobalOptions, list[str]]:
     return options, rest
 
 
+def _awaits_value(words: Sequence[str]) -> bool:
+    """Whether the last of `words` is an option of the verb they name that takes the next word, known without the parser
+    from the table of completion; asked only where that word looks like an option itself."""
+    return words[-1].startswith("-") and _understood([*words, ""]).awaits_value
+
+
+def _understood(words: list[str]) -> CommandLine:
+    """A command line up to its last word, as completion has it."""
+    from lash_cli.cli.completing import CommandLine, Words
+
+    try:
+        table = Words.read()
+    except OSError:
+        table = Words(())  # where no file can be read the command fails on it, and says so
+    return CommandLine(table, words)
+
+
 def _text_problem(tokens: Sequence[str]) -> UsageError | None:
     """The error for an argument that is no text, found before it could reach the store; file names may be bytes."""
-    before = ""
-    for token in tokens:
-        is_path = before in _PATH_OPTIONS or token.partition("=")[0] in _PATH_OPTIONS
-        before = token
-        if token.isascii() or is_path:
+    for position, token in enumerate(tokens):
+        if token.isascii():
             continue
         try:
             os.fsencode(token).decode("utf-8")
         except UnicodeDecodeError as error:
+            if _understood(list(tokens[: position + 1])).is_path:
+                continue
             return UsageError(
                 f"argument {token!a} is not valid UTF-8 at byte {error.start}; nothing was done",
                 hint="convert it first, for example with iconv",

@@ -340,7 +340,7 @@ def root() -> LazyGroup:
 def dispatch(arguments: Sequence[str]) -> int:
     """Parse what is left of argv after the global options, run the command and return its exit status.
 
-    Raises whatever the command or the parser raises; `failure.run` is the boundary.
+    Raises what the command raises, and `UsageError` for what the parser does not take; `failure.run` is the boundary.
     """
     tokens = list(arguments) or ["--help"]
     group = find(COMMANDS, tokens[0])
@@ -352,8 +352,36 @@ def dispatch(arguments: Sequence[str]) -> int:
     except Exception as stop:
         if type(stop).__name__ == "Exit" and isinstance(status := getattr(stop, "exit_code", None), int):
             return status  # the parser printed help, or a command chose its status
-        raise
+        usage = _as_usage_error(stop, tokens)
+        if usage is None:
+            raise
+        raise usage from stop
     return status if isinstance(status, int) else 0
+
+
+def _as_usage_error(error: Exception, tokens: Sequence[str]) -> UsageError | None:
+    """The parser's own usage error as ours, None for any other exception.
+
+    Old and new Typer raise different classes for the same fault, so they are
+    known by what they offer: an exit status and a message.
+    """
+    format_message = getattr(error, "format_message", None)
+    if not callable(format_message) or not isinstance(getattr(error, "exit_code", None), int):
+        return None
+    message = str(format_message()).rstrip(".").replace("\n", " ")
+    return UsageError(message[:1].lower() + message[1:], hint=f"see: {_command_path(tokens)} --help")
+
+
+def _command_path(tokens: Sequence[str]) -> str:
+    """The command that `tokens` name, as far as it is one, as it was typed."""
+    words, entries = ["lash"], COMMANDS
+    for token in tokens:
+        entry = find(entries, token)
+        if entry is None:
+            break
+        words.append(token)
+        entries = entry.verbs
+    return " ".join(words)
 
 
 def _example(entry: Entry) -> str:

@@ -145,3 +145,42 @@ def test_everything_after_a_double_dash_is_left_to_the_command(lash):
     assert result.code == 0, result.err
     shown = json.loads(lash("config", "show", "-o", "json").out)
     assert {item["key"]: item["value"] for item in shown["items"]}["defaults.system"] == "-o json"
+
+
+@pytest.mark.parametrize("value", ["--json", "-o", "-q", "--home", "--"])
+def test_the_value_of_an_option_is_never_taken_for_a_global_option(lash, value):
+    lash("open", "s")
+    for arguments in (
+        ("--reason", value, "-o", "json"),
+        ("-o", "json", "--reason", value),
+        (f"--reason={value}", "--json"),
+    ):
+        held = lash("queue", "hold", "s", *arguments)
+        assert held.code == 0, held.err
+        assert held.json["hold_reason"] == value
+
+
+def test_behind_a_switch_and_an_option_whose_value_is_glued_stand_global_options(lash):
+    lash("open", "s")
+    assert lash("ls", "--here", "-o", "json").json["kind"] == "SessionList"
+    assert lash("park", "s", "--wait", "-o", "json").json["kind"] == "Parked"
+    assert lash("queue", "hold", "s", "--reason=why", "-o", "json").json["hold_reason"] == "why"
+
+
+def test_an_option_that_only_the_verb_behind_it_knows_takes_no_global_option_with_it(lash):
+    assert lash("--reason", "--json").error["code"] == "usage"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (("queue", "hold", "s", "--reason"), "lash queue hold"),
+        (("queue", "list", "s", "--nonsense"), "lash queue list"),
+        (("describe", "s", "--turn"), "lash describe"),
+        (("log", "s", "--last", "many"), "lash log"),
+        (("queue", "--nonsense"), "lash queue"),
+        (("--nonsense",), "lash"),
+    ],
+)
+def test_a_usage_error_names_the_help_of_the_very_command(lash, arguments, path):
+    assert lash("-o", "json", *arguments).error["hint"] == f"see: {path} --help"

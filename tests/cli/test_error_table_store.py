@@ -248,7 +248,7 @@ def test_doctor_finds_that_a_place_cannot_be_made(world: ErrorWorld, tmp_path: P
     with nothing_writable(world.home):
         made = as_nobody_special(world, "open", "-o", "json", "--home", str(below))
         looked = as_nobody_special(world, "doctor", "-o", "json", "--home", str(below))
-    assert "lash doctor" in told(made, 5, "permissions_unsafe")["hint"]
+    assert f"lash --home {below} doctor" in told(made, 5, "permissions_unsafe")["hint"]
     assert [finding["code"] for finding in looked.json["findings"]] == ["permissions_unsafe"] and looked.code == 5
     assert f"{world.home} cannot be written" in looked.json["findings"][0]["message"]
     (tmp_path / "file").touch()

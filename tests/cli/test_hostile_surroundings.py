@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 
@@ -83,3 +84,21 @@ def test_a_user_without_a_home_is_told_what_to_set(tmp_path, monkeypatch) -> Non
         assert (done.returncode, done.stdout) == (5, b""), done.stderr
         assert b"no home directory is known" in done.stderr and b"Traceback" not in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_whose_name_is_no_text_can_be_given_wherever_a_file_can(lash, tmp_path):
+    """File names are bytes: what was written under one is read under it again."""
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/n\xff")
+    lash("turn", "s", "!text kept", "--or-open")
+    assert lash("export", "s", "--as", "json", "--out", name, "-o", "json").code == 0
+    assert lash("import", name, "--id", "again").code == 0
+    assert lash("enqueue", "s", "see", "--attach", name, "-o", "json").code == 0
+    waiting = lash("show", "s", "-o", "json").json["queue"]
+    assert "n\\xff" in json.dumps(waiting, ensure_ascii=False).replace("\\\\", "\\")
+    assert lash("db", "backup", "--out", f"{name}.db", "-o", "json").code == 0
+    assert lash("db", "restore", "--yes", f"{name}.db", "-o", "json").code == 0
+    assert lash("log", "again", "-o", "json").json["items"][-1]["text"] == "kept"
+    os.mkdir(f"{name}.d")
+    assert "not valid UTF-8" not in lash("config", "trust", f"{name}.d", "-o", "json").err
+    refused = lash("enqueue", "s", name, "-o", "json")
+    assert (refused.code, refused.error["code"]) == (2, "usage") and "not valid UTF-8" in refused.error["message"]

@@ -137,7 +137,7 @@ class ErrorWorld:
         """Run a command that must fail with nothing done; returns the error object."""
         at_rest = self._bytes_at_rest()
         before = self.dump() if at_rest is None else None
-        done = self.lash(*arguments, "-o", "json", **options)
+        done = self.lash("-o", "json", *arguments, **options)
         error = told(done, status, code)
         # The same bytes are the same rows, and are compared in no time.
         if at_rest is None or self._bytes_at_rest() != at_rest:
@@ -152,7 +152,7 @@ class ErrorWorld:
 
     def stopped(self, arguments: tuple[str, ...], status: int, code: str, **options: Any) -> Any:
         """Run the first turn of session `s`, which must end without an answer but whole."""
-        done = self.lash(*arguments, "-o", "json", **options)
+        done = self.lash("-o", "json", *arguments, **options)
         error = told(done, status, code)
         self.is_whole("s", error["details"]["turn"]["turn_id"])
         return error
