@@ -39,8 +39,9 @@ _PRIVATE_KEY = re.compile(
     re.DOTALL,
 )
 _LONG_BEARER = re.compile(r"(?i)\bbearer\s+((?=[A-Za-z._~+/=-]*\d)[A-Za-z0-9._~+/=-]{16,})")
-_URL_PASSWORD = re.compile(r"\b[a-z][a-z0-9+.-]*://([^\s/@:\"'<>]*:[^\s/@\"'<>]+)@", re.IGNORECASE)
-_URL_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/@]+@", re.IGNORECASE)
+# Of the scheme only its end is looked at: to look for its beginning at each word takes hours where a text has many dots.
+_URL_PASSWORD = re.compile(r"(?<=[A-Za-z0-9+.-])://([^\s/@:\"'<>]*:[^\s/@\"'<>]+)@")
+_URL_CREDENTIALS = re.compile(r"(?<=[A-Za-z0-9+.-])://[^\s/@]+@")
 
 _HEADER_OF_CREDENTIALS = re.compile("auth|key|token|cookie|secret|sig", re.IGNORECASE)
 # Elsewhere `token` and `key` are ordinary words: `max_tokens` is no secret.
@@ -65,7 +66,7 @@ def redact(text: str) -> str:
         text = text.replace(secret, MASK)
     text = _SHAPES.sub(MASK, text)
     text = _BEARER.sub(rf"\1{MASK}", text)
-    return _URL_CREDENTIALS.sub(rf"\1{MASK}@", text)
+    return _URL_CREDENTIALS.sub(f"://{MASK}@", text)
 
 
 def is_credential(path: Sequence[str]) -> bool:
