@@ -15,7 +15,7 @@ from typing import Any
 
 from lash_cli.errors import ConfigError, NotFoundError, UsageError
 from lash_cli.paths import Paths, only_regular, write_private_file
-from lash_cli.settings.loading import assignments, check_document, end_of_value, lines_of
+from lash_cli.settings.loading import assignments, check_document, end_of_value, lines_of, scan_line
 from lash_cli.settings.one_writer import one_writer
 from lash_cli.settings.redact import is_credential, redact
 from lash_cli.settings.schema import (
@@ -310,19 +310,13 @@ def without_table(text: str, path: tuple[str, ...]) -> str:
 
 def _replaced(line: str, value: str) -> str:
     """The assignment with a new value; its indentation, its spacing and its comment stay."""
-    import tomllib
-
+    left_open = scan_line(line)
+    if left_open.goes_on:
+        raise ConfigError("the present value spans several lines", hint="edit the file by hand")
     head, _, rest = line.partition("=")
     spacing = rest[: len(rest) - len(rest.lstrip())] or " "
-    positions = [index for index, character in enumerate(line) if character == "#"]
-    for end in (*positions, len(line)):
-        try:
-            tomllib.loads(line[:end])
-        except tomllib.TOMLDecodeError:
-            continue
-        comment = f"  {line[end:]}" if end < len(line) else ""
-        return f"{head}={spacing}{value}{comment}"
-    raise ConfigError("the present value spans several lines", hint="edit the file by hand")
+    comment = "" if left_open.comment is None else f"  {line[left_open.comment :]}"
+    return f"{head}={spacing}{value}{comment}"
 
 
 def _dotted(path: tuple[str, ...]) -> str:

@@ -36,8 +36,10 @@ _HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
 _ASSIGNMENT = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
 )
-# How a value begins that may go on in the next line.
-_MAY_GO_ON = ('"""', "'''", "[", "{")
+# What decides where a value ends: texts of one line and the beginnings of longer ones, brackets, and a comment.
+_PART = re.compile(r'''"""|\'{3}|"(?:[^"\\]|\\.)*"|'[^']*'|[\[\]{}]|#''')
+# The end of a text of several lines by its quotes, of which two may be the text's own.
+_TEXT_ENDS = {'"""': re.compile(r'(?:[^"\\]|\\.?|"(?!""))*+"{3,5}'), "'''": re.compile(".*?'{3,5}")}
 _TOML_PLACE = re.compile(r"\(at line (\d+), column \d+\)")
 
 Values = dict[str, Sourced]
@@ -355,29 +357,67 @@ def assignments(text: str) -> tuple[tuple[int, tuple[str, ...], bool], ...]:
         assignment = _ASSIGNMENT.match(line)
         if assignment is not None:
             found.append((number, (*section, *split_path(assignment[1])), False))
-            if line[assignment.end() :].lstrip().startswith(_MAY_GO_ON):
-                end = end_of_value(lines, number)
+            end = end_of_value(lines, number)
     return tuple(found)
 
 
 def end_of_value(lines: list[str], start: int) -> int:
     """The index after the assignment on line `start` (from 1), which may go on over several lines."""
-    import tomllib
-
+    open_part = OpenPart()
     for end in range(start, len(lines) + 1):
-        try:
-            tomllib.loads("\n".join(lines[start - 1 : end]))
-        except ValueError:
-            continue
-        return end
+        open_part = scan_line(lines[end - 1], open_part)
+        if not open_part.goes_on:
+            return end
     return start
+
+
+class OpenPart(NamedTuple):
+    """What a line of a sound file leaves open: so many brackets and braces, and a text of several lines by its quotes.
+    `comment` is where the comment of the line begins."""
+
+    depth: int = 0
+    quotes: str = ""
+    comment: int | None = None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next line belongs to the same value."""
+        return bool(self.depth or self.quotes)
+
+
+def scan_line(line: str, before: OpenPart = OpenPart()) -> OpenPart:  # noqa: B008 - it is immutable
+    """What is open behind `line` when `before` was open in front of it."""
+    depth, quotes, position = before.depth, before.quotes, 0
+    while True:
+        found = _TEXT_ENDS[quotes].match(line, position) if quotes else _PART.search(line, position)
+        if found is None:
+            return OpenPart(depth, quotes)
+        part, position = found[0], found.end()
+        if quotes:
+            quotes = ""
+        elif part in _TEXT_ENDS:
+            quotes = part
+        elif part[0] == "#":
+            return OpenPart(depth, quotes, found.start())
+        else:
+            depth += (part in "[{") - (part in "]}")
+
+
+@lru_cache(maxsize=4)
+def _lines_by_path(text: str) -> tuple[dict[tuple[str, ...], int], dict[tuple[str, ...], int]]:
+    """The line of every header and assignment by its path, and the first at or below each path."""
+    exact: dict[tuple[str, ...], int] = {}
+    below: dict[tuple[str, ...], int] = {}
+    for number, found, _ in assignments(text):
+        exact.setdefault(found, number)
+        for length in range(1, len(found) + 1):
+            below.setdefault(found[:length], number)
+    return exact, below
 
 
 def line_of(text: str, path: tuple[str, ...]) -> int:
     """The line that sets `path` or the first thing in it, else the innermost table around it, else 1."""
-    best, best_length = 1, 0
-    for number, found, _ in assignments(text):
-        shared = min(len(found), len(path))
-        if found[:shared] == path[:shared] and shared > best_length:
-            best, best_length = number, shared
-    return best
+    exact, below = _lines_by_path(text)
+    if path in below:
+        return below[path]
+    return next((exact[around] for end in range(len(path) - 1, 0, -1) if (around := path[:end]) in exact), 1)

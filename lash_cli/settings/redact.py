@@ -39,7 +39,7 @@ _PRIVATE_KEY = re.compile(
     re.DOTALL,
 )
 _LONG_BEARER = re.compile(r"(?i)\bbearer\s+((?=[A-Za-z._~+/=-]*\d)[A-Za-z0-9._~+/=-]{16,})")
-# Of the scheme only its end is looked at: to look for its beginning at each word takes hours where a text has many dots.
+# Of the scheme only the end is looked at: to look for its beginning at each word takes hours where a text has many dots
 _URL_PASSWORD = re.compile(r"(?<=[A-Za-z0-9+.-])://([^\s/@:\"'<>]*:[^\s/@\"'<>]+)@")
 _URL_CREDENTIALS = re.compile(r"(?<=[A-Za-z0-9+.-])://[^\s/@]+@")
 

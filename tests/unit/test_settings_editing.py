@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import tomllib
 
 import pytest
@@ -12,7 +13,7 @@ from lash_cli.errors import ConfigError
 from lash_cli.paths import resolve_paths
 from lash_cli.settings import editing
 from lash_cli.settings.editing import edit, literal, remove_table, set_values, unset_value, without_table
-from lash_cli.settings.loading import line_of, problems_in
+from lash_cli.settings.loading import check_document, end_of_value, line_of, lines_of, problems_in
 from lash_cli.settings.redact import redact
 from lash_cli.settings.schema import SECTIONS, find_option, nearest_key, parse_text
 
@@ -183,6 +184,36 @@ def test_what_stands_inside_of_a_text_is_neither_a_key_nor_a_table(tmp_path, quo
     unset_value(paths, "defaults.model")
     unset_value(paths, "work.concurrency")
     assert (tmp_path / "config.toml").read_text() == f"{spoken}[work]\n"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        '"""\none \\"""\nmodel = 1 \\\n""\n"""""',
+        "'''\none \\''''",
+        '[ # why ]\n  "a]", \'b]\', # ]\n  """c\n]""",\n]',
+        '{ "a}" = "#", b = [1, [2]] }',
+        '"""a""" # """',
+        '"a\\"#"',
+        "'a\\' # '",
+    ],
+)
+def test_a_value_ends_where_it_does_for_a_reader(value: str) -> None:
+    text = f"before = 1\nvalue = {value}\nafter = 2\n"
+    assert set(tomllib.loads(text)) == {"before", "value", "after"}
+    lines = lines_of(text)
+    assert end_of_value(lines, 2) == len(lines) - 1
+
+
+def test_a_long_value_is_passed_over_once() -> None:
+    spoken = "You are an assistant.\n" * 20_000
+    names = ",\n".join(['  "model"'] * 20_000)
+    labels = "".join(f'l{number} = "x"\n' for number in range(5_000))
+    text = f'[defaults]\nsystem = """\n{spoken}"""\n[repl]\ntoolbar = [\n{names}\n]\n[labels]\n{labels}'
+    begun = time.process_time()
+    values = check_document(text, "config.toml")
+    assert values["labels.l4999"].origin == f"user config.toml:{len(lines_of(text))}"
+    assert time.process_time() - begun < 10
 
 
 @pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
