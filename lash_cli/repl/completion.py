@@ -107,9 +107,10 @@ def _holds(text: str, letters: str) -> bool:
 def files_below(directory: str) -> Iterable[str]:
     """What `@` offers in `directory`: at most `WALKED_FILES` entries are looked at."""
     from lash_cli.runtime.cancellation import CancelToken
+    from lash_cli.system import SystemClock
     from lash_cli.tools.policy import FilePolicy
     from lash_cli.tools.search import Walk
 
     base = Path(directory)
-    walk = Walk(FilePolicy((base,)), base, CancelToken(), WALKED_FILES)
+    walk = Walk(FilePolicy((base,)), base, CancelToken(), SystemClock(), WALKED_FILES)
     return list(walk.files())

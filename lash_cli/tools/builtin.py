@@ -24,7 +24,7 @@ def builtin_tools(policy: FilePolicy, cwd: Path, spill_dir: Path, clock: Clock) 
     groups = ProcessGroups(clock)
     tools = (
         *FileTools(readable, cwd, groups).tools(),
-        *SearchTools(readable, cwd, groups).tools(),
+        *SearchTools(readable, cwd, groups, clock).tools(),
         *ShellTools(readable, cwd, spill_dir, groups, clock).tools(),
     )
     return FunctionToolProvider(tools, on_close=groups.aclose)

@@ -1,7 +1,8 @@
 """Glob patterns and .gitignore rules as pure functions (contract 05 §6).
 
 Globs: `*` and `?` stay inside one path component, `**` as a whole component
-spans any number of them, `[…]` and `{a,b}` work as in a shell.
+spans any number of them, `[…]` with classes such as `[:digit:]` (of ASCII) and
+`{a,b}` work as in a shell.
 
 Ignore files: comments, `!`, trailing `/`, anchoring by an inner or leading
 `/`, `**`, and escapes follow git; the last matching rule of the deepest file
@@ -21,6 +22,27 @@ from lash_cli.tools.faults import invalid
 MAX_ALTERNATIVES = 256
 # As long as the longest path: nothing that is meant is longer, and reading a pattern takes time.
 MAX_PATTERN_CHARS = 4096
+# Of all alternatives together.
+MAX_EXPANDED_CHARS = 4 * MAX_PATTERN_CHARS
+
+_GROUP = re.compile(r"\{([^{},]*(?:,[^{},]*)+)\}")
+# In brackets first of all stands what negates them, and then a bracket is a character like any other.
+_BRACKETS = re.compile(r"\[([!^]?)(\]?(?:\[:[a-z]+:\]|[^\]])*)\]")
+_SPECIAL_IN_BRACKETS = re.compile(r"\[:([a-z]+):\]|[\\\[\]&~|^]")
+_CLASSES = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "blank": r" \t",
+    "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r" \t-\r",
+    "upper": "A-Z",
+    "xdigit": "0-9A-Fa-f",
+}
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:
@@ -55,13 +77,14 @@ def _expand_braces(pattern: str) -> list[str]:
     pending, done = [pattern], []
     while pending:
         current = pending.pop()
-        group = re.search(r"\{([^{}]*,[^{}]*)\}", current)
+        group = _GROUP.search(current)
         if group is None:
             done.append(current)
         else:
             before, after = current[: group.start()], current[group.end() :]
             pending += [before + choice + after for choice in group[1].split(",")]
-        if len(pending) + len(done) > MAX_ALTERNATIVES:
+        known = [*pending, *done]
+        if len(known) > MAX_ALTERNATIVES or sum(map(len, known)) > MAX_EXPANDED_CHARS:
             raise invalid("bad_pattern", f"the glob pattern {pattern!r} has too many alternatives")
     return done
 
@@ -108,19 +131,37 @@ def _translate_component(component: str) -> str:
                 stretches.append("")
         elif character == "?":
             stretches[-1] += "[^/]"
-        elif character == "[" and (end := component.find("]", index + 1 + component[index : index + 1].count("!"))) > 0:
-            inner = component[index:end]
-            negation = "^/" if inner[:1] in ("!", "^") else ""
-            # Only `\`, `[` and set operators are special inside of a class; a dash keeps its meaning.
-            body = re.sub(r"([\\\[&~|^])", r"\\\1", inner[1:] if negation else inner)
-            stretches[-1] += f"[{negation}{body}]"
-            index = end + 1
+        elif character == "[" and (found := _brackets(component, index - 1)) is not None:
+            negation = "^/" if found[1] else ""
+            stretches[-1] += f"[{negation}{_SPECIAL_IN_BRACKETS.sub(_in_brackets, found[2])}]"
+            index = found.end()
         elif character == "\\" and index < len(component):
             stretches[-1] += re.escape(component[index])
             index += 1
         else:
             stretches[-1] += re.escape(character)
     return _joined(stretches, "[^/]")
+
+
+def _brackets(component: str, index: int) -> re.Match[str] | None:
+    """The brackets that begin at `index`, None where they end nowhere, and then they are a character."""
+    if component.find("]", index) < 0:
+        return None
+    found = _BRACKETS.match(component, index)
+    return found if found is not None and found[2] else None
+
+
+def _in_brackets(found: re.Match[str]) -> str:
+    """What a class of characters stands for, or a character that would be special in it; a dash keeps its meaning.
+
+    Raises `re.error` for a class that is none.
+    """
+    name = found[1]
+    if name is None:
+        return f"\\{found[0]}"
+    if name not in _CLASSES:
+        raise re.error(f"there is no class of characters {found[0]}")
+    return _CLASSES[name]
 
 
 class IgnoreRule(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 Hidden names, `node_modules` and what .gitignore excludes are skipped, denied
 directories too; symbolic links are listed but never followed. Both are bounded
-in entries walked and results shown, and say so when a bound was met or
+in entries walked, time and results shown, and say so when a bound was met or
 something could not be read. Every directory is opened without following a link,
 so one that is exchanged for a link meanwhile is not entered.
 """
@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from lash_cli.core.codec import decode, decode_any
-from lash_cli.core.protocols import CancelSignal, ToolContext
+from lash_cli.core.protocols import CancelSignal, Clock, ToolContext
 from lash_cli.core.tools import FailureClass, SafeRetry, ToolCallOutput, cancelled, success
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.function import FunctionTool, function_tool
@@ -30,15 +30,18 @@ from lash_cli.tools.process_group import ProcessGroups
 from lash_cli.tools.workers import run_worker
 
 WALKED_ENTRIES = 200_000
+WALK_SECONDS = 30.0
 DEFAULT_LIMIT = 100
 GREP_LIMIT = 1000
 GREP_FILE_BYTES = 5 * 1024 * 1024
 GREP_LINE_CHARS = 500
 GREP_SECONDS = 30.0
-IGNORE_FILE_BYTES = 1024 * 1024
+# A larger one is meant to take up time.
+IGNORE_FILE_BYTES = 64 * 1024
 SKIPPED_DIRECTORIES = frozenset({"node_modules"})
 SEARCH_RETRY = SafeRetry(max_attempts=2, base_delay_ms=25, max_delay_ms=100)
 
+_INCOMPLETE = f"stopped after {WALKED_ENTRIES} entries or {WALK_SECONDS:.0f} s; search a smaller directory"
 _WORKER = Path(__file__).with_name("grep_worker.py")
 
 
@@ -74,10 +77,14 @@ class Walk:
     """One bounded walk below a directory; `is_complete` is False once a bound or a cancellation cut it short,
     `unreadable` counts the directories that could not be looked into."""
 
-    def __init__(self, policy: FilePolicy, base: Path, cancel: CancelSignal, limit: int = WALKED_ENTRIES) -> None:
+    def __init__(
+        self, policy: FilePolicy, base: Path, cancel: CancelSignal, clock: Clock, limit: int = WALKED_ENTRIES
+    ) -> None:
         self._policy = policy
         self._base = base
         self._cancel = cancel
+        self._clock = clock
+        self._until = clock.monotonic() + WALK_SECONDS
         self._left = limit
         self.is_complete = True
         self.unreadable = 0
@@ -121,7 +128,7 @@ class Walk:
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 self._left -= 1
-                if self._left < 0 or self._cancel.is_set:
+                if self._left < 0 or self._cancel.is_set or self._clock.monotonic() > self._until:
                     self.is_complete = False
                     return
                 if not entry.name.startswith(".") and entry.name not in SKIPPED_DIRECTORIES:
@@ -186,10 +193,11 @@ def _ignore_file(directory: int, base: str) -> IgnoreFile | None:
 class SearchTools:
     """Builds glob and grep over one policy."""
 
-    def __init__(self, policy: FilePolicy, cwd: Path, groups: ProcessGroups) -> None:
+    def __init__(self, policy: FilePolicy, cwd: Path, groups: ProcessGroups, clock: Clock) -> None:
         self._policy = policy
         self._cwd = cwd
         self._groups = groups
+        self._clock = clock
 
     def tools(self) -> tuple[FunctionTool, ...]:
         """glob and grep."""
@@ -224,9 +232,8 @@ class SearchTools:
         if isinstance(limit, int) and limit < 1:
             raise invalid("invalid_limit", "limit must be at least 1")
         base = self._directory(arguments.path)
-        pattern = compile_glob(arguments.pattern)
-        walk = Walk(self._policy, base, context.cancel)
-        paths = await asyncio.to_thread(lambda: sorted(path for path in walk.files() if pattern.fullmatch(path)))
+        walk = Walk(self._policy, base, context.cancel, self._clock)
+        paths = await asyncio.to_thread(_found, walk, arguments.pattern)
         if context.cancel.is_set:
             return cancelled()
         shown = paths if limit is None else paths[: int(limit)]
@@ -236,7 +243,7 @@ class SearchTools:
         if walk.unreadable:
             result["not_searched"] = _counted(walk.unreadable, "directory", "directories") + " that cannot be read"
         if not walk.is_complete:
-            result["incomplete"] = f"stopped after {WALKED_ENTRIES} entries; search a smaller directory"
+            result["incomplete"] = _INCOMPLETE
         return success(result)
 
     async def grep(self, arguments: GrepArguments, context: ToolContext) -> ToolCallOutput:
@@ -247,7 +254,7 @@ class SearchTools:
         if status is not None and stat.S_ISREG(status.st_mode):
             files = [(shown_name(arguments.path), str(real))]
         else:
-            walk = Walk(self._policy, self._directory(arguments.path), context.cancel)
+            walk = Walk(self._policy, self._directory(arguments.path), context.cancel, self._clock)
             files = await asyncio.to_thread(_searched, walk, self._policy, real, arguments.glob)
         if context.cancel.is_set:
             return cancelled()
@@ -281,11 +288,16 @@ class SearchTools:
             ) from error
 
 
+def _found(walk: Walk, glob: str | None) -> list[str]:
+    """The paths that match, sorted; raises `ToolFault` for a glob that cannot be read."""
+    pattern = None if glob is None else compile_glob(glob)
+    return sorted(path for path in walk.files() if pattern is None or pattern.fullmatch(path))
+
+
 def _searched(walk: Walk, policy: FilePolicy, base: Path, glob: str | None) -> list[tuple[str, str]]:
     """The files of a grep as (shown, real), sorted, and links, which the worker does not follow."""
     denied = policy.denied_paths
-    pattern = None if glob is None else compile_glob(glob if "/" in glob else f"**/{glob}")
-    paths = sorted(path for path in walk.files() if pattern is None or pattern.fullmatch(path))
+    paths = _found(walk, glob if glob is None or "/" in glob else f"**/{glob}")
     return [(shown_name(path), str(base / path)) for path in paths if base / path not in denied]
 
 
@@ -317,7 +329,7 @@ def _grep_result(output: bytes, walk: Walk | None) -> Any:
     if left_out:
         lines.append(f"(not searched: {', '.join(left_out)})")
     if walk is not None and not walk.is_complete:
-        lines.append(f"(incomplete: stopped after {WALKED_ENTRIES} entries; search a smaller directory)")
+        lines.append(f"(incomplete: {_INCOMPLETE})")
     return "\n".join(lines)
 
 

@@ -112,6 +112,18 @@ async def test_a_walk_is_bounded_and_admits_it(bench: Workbench, monkeypatch: py
     assert "incomplete" in value_of(await bench.call("glob", pattern="*"))
 
 
+async def test_a_walk_takes_no_longer_than_it_may_and_admits_it(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        bench.write(f"f{number}", "x")
+    looked = iter(range(1000))
+    monkeypatch.setattr(bench.clock, "monotonic", lambda: float(next(looked)) * search.WALK_SECONDS / 3)
+    value = value_of(await bench.call("glob", pattern="*"))
+    assert len(value["paths"]) == 3
+    assert value["incomplete"] == "stopped after 200000 entries or 30 s; search a smaller directory"
+
+
 async def test_glob_of_a_file_or_nothing_is_a_bad_request(bench: Workbench) -> None:
     bench.write("file", "")
     assert failure_of(await bench.call("glob", pattern="*", path="file")).code == "wrong_file_type"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 from hypothesis import assume, given
@@ -27,6 +28,11 @@ from lash_cli.tools.patterns import compile_glob, is_ignored, parse_ignore_file
         ("[!a-c]x", ["dx"], ["ax", "/x"]),
         ("[]]x", ["]x"], ["ax"]),
         ("[^a]", ["b"], ["a"]),
+        ("[^]a]x", ["bx"], ["]x", "ax"]),
+        ("[[:alpha:]]*", ["a1", "Z"], ["1", "_", "é"]),
+        ("[![:digit:][:space:]]x", ["ax", ":x"], ["1x", " x", "/x"]),
+        ("[[:punct:]]", [*"!/:-@[]^_`{|}~\\&".replace("/", "")], ["a", " "]),
+        ("[a[:upper:]-]", ["a", "B", "-"], ["b", "["]),
         ("*.{js,ts}", ["a.js", "a.ts"], ["a.css"]),
         ("{src,{lib,bin}}/*", ["src/a", "lib/a", "bin/a"], ["a"]),
         ("a.b", ["a.b"], ["axb"]),
@@ -41,7 +47,7 @@ def test_globs_match_whole_paths(pattern: str, yes: list[str], no: list[str]) ->
     assert [path for path in no if compiled.fullmatch(path)] == []
 
 
-@pytest.mark.parametrize("pattern", ["[z-a]", "{a,b}" * 20, "a" * 4097])
+@pytest.mark.parametrize("pattern", ["[z-a]", "[[:letter:]]", "{a,b}" * 20, "a" * 4097])
 def test_a_glob_that_cannot_be_read_is_a_bad_request(pattern: str) -> None:
     with pytest.raises(ToolFault) as caught:
         compile_glob(pattern)
@@ -65,6 +71,7 @@ def test_a_glob_that_cannot_be_read_is_a_bad_request(pattern: str) -> None:
         ("all/**", ["all/x", "all/y/z"], ["all/"]),
         ("[z-a]\nafter", ["after"], []),
         ("kept\\  \t", ["kept "], ["kept"]),
+        ("*.[[:digit:]]\n[[:none:]]", ["a.1"], ["a.x", "n"]),
     ],
 )
 def test_ignore_rules_read_like_git_reads_them(rules: str, ignored: list[str], kept: list[str]) -> None:
@@ -80,6 +87,16 @@ def test_a_deeper_file_overrules_and_matches_relative_to_itself() -> None:
     assert not is_ignored("sub/important.log", False, files)
     assert is_ignored("sub/local", False, files)
     assert not is_ignored("sub/x/local", False, files)
+
+
+@pytest.mark.parametrize("tail", ["{" + "," * 3900, "*?" * 2000, "[a-z]" * 800, "[" * 4000, "{" * 4000])
+def test_a_glob_that_takes_long_to_read_is_not_read(tail: str) -> None:
+    begun = time.process_time()
+    with pytest.raises(ToolFault) as caught:
+        compile_glob("{a,b}" * 8 + tail)
+    assert caught.value.code == "bad_pattern"
+    compile_glob("{a,b}" + tail)
+    assert time.process_time() - begun < 10
 
 
 HANGING = """
