@@ -16,10 +16,8 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import safe
 from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.errors import UsageError
-from lash_cli.views.safe_text import preview
-from lash_cli.views.turn_text import value_text
+from lash_cli.views.turn_text import asked_text
 
-ARGS_SHOWN_CHARS = 1_000
 # A question appears this long after the call, so that a key meant for something else cannot answer it.
 GUARD_SECONDS = 0.3
 # More than a terminal keeps of a line.
@@ -51,9 +49,9 @@ class TerminalAsker:
             return "no"
         await asyncio.sleep(GUARD_SECONDS)
         _discard_typed_ahead()
-        args = safe(preview(value_text(call.args), ARGS_SHOWN_CHARS))
+        what = f"{safe(manifest.name)} {asked_text(call.args)}"
         try:
-            self.show(f"{safe(manifest.name)} {args}\nallow ({manifest.approval})? [y]es, [a]lways here, [n]o: ")
+            self.show(f"{what}\nallow ({manifest.approval})? [y]es, [a]lways here, [n]o: ")
         except OSError:
             return "no"  # the terminal is gone, and the signal that says so is on its way
         answer = (await _typed_line(self._withdrawn)).strip()

@@ -24,10 +24,10 @@ from lash_cli.repl.spawning import at_terminal, said_by
 from lash_cli.views.chat_blocks import plain_block
 from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import ascii_marks, ascii_text, preview, safe_text
-from lash_cli.views.turn_text import value_text
+from lash_cli.views.turn_text import asked_text
 
 READ_BYTES = 65_536
-ARGS_CHARS = 1_000
+ASIDE_CHARS = 1_000
 
 
 class PlainFace:
@@ -132,7 +132,7 @@ class PlainFace:
 
     def stash_changed(self, text: str) -> None:
         """See `Face`."""
-        self.write(f"put aside: {safe_text(preview(text, ARGS_CHARS))}")
+        self.write(f"put aside: {safe_text(preview(text, ASIDE_CHARS))}")
 
     def attach(self, text: str) -> None:
         """Add `text` to the draft."""
@@ -164,9 +164,8 @@ class PlainFace:
         def say(word: str) -> Callable[[], None]:
             return lambda: None if answered.done() else answered.set_result(self._reason or word)
 
-        args = safe_text(preview(value_text(call.args), ARGS_CHARS))
         panel = Panel(
-            f"allow {safe_text(manifest.name)} ({manifest.approval})? {args}",
+            f"allow {safe_text(manifest.name)} ({manifest.approval})? {asked_text(call.args)}",
             {
                 "y": Choice("yes, once", say("once")),
                 "a": Choice("always in this session", say("always")),

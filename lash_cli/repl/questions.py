@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.repl.panels import GUARD_SECONDS, Choice, Guard, Panel
-from lash_cli.views.safe_text import preview, safe_text
-from lash_cli.views.turn_text import value_text
+from lash_cli.views.safe_text import safe_text
+from lash_cli.views.turn_text import asked_text
 
 if TYPE_CHECKING:
     from lash_cli.repl.client import ChatClient
     from lash_cli.repl.terminal import PromptFace
 
-ARGS_CHARS = 1_000
+# As much as has room over the prompt at any terminal.
+ARGS_CHARS = 200
 
 
 class Questions:
@@ -114,9 +115,12 @@ class Questions:
         def say(word: str) -> Callable[[], None]:
             return lambda: None if answered.done() else answered.set_result(word)
 
-        args = safe_text(preview(value_text(call.args), ARGS_CHARS))
+        name, args = safe_text(manifest.name), asked_text(call.args)
+        if len(args) > ARGS_CHARS:
+            self._face.write_above(f"{name} {args}")
+            args = "all of it stands above"
         panel = Panel(
-            f"allow {safe_text(manifest.name)} ({manifest.approval})?  {args}",
+            f"allow {name} ({manifest.approval})?  {args}",
             {
                 "y": Choice("yes, once", say("once")),
                 "a": Choice("always in this session", say("always")),

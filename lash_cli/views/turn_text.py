@@ -8,6 +8,7 @@ what will not change any more.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -29,6 +30,8 @@ from lash_cli.views.times import duration
 
 ARGS_PREVIEW_CHARS = 120
 MESSAGE_PREVIEW_CHARS = 200
+# Whoever allows a call sees all of it, up to more than anybody means by one.
+ASKED_CHARS = 20_000
 SHOWN_DURATION_MS = 100
 _STATUS_WORDS = {"success": "ok", "failure": "error", "cancelled": "cancelled"}
 _SHORTEST_FENCE = 3
@@ -42,6 +45,18 @@ def status_word(output: ToolCallOutput) -> str:
 def value_text(value: Any) -> str:
     """A value as an answer: text verbatim, anything else as compact JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def asked_text(args: Any) -> str:
+    """The arguments of a call for whoever is asked to allow it: JSON on one line, with an escape for each character
+    that nobody sees. Of more than `ASKED_CHARS` the beginning, the end, and how much is missing between them."""
+    text = value_text(args)
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else json.dumps(one)[1:-1] for one in text)
+    missing = len(text) - ASKED_CHARS
+    if missing <= 0:
+        return text
+    return f"{text[: ASKED_CHARS // 2]} …{missing} characters not shown… {text[-(ASKED_CHARS // 2) :]}"
 
 
 def answer_of(outcome: TurnOutcome) -> str | None:

@@ -42,6 +42,18 @@ def test_only_an_answer_to_what_was_seen_allows_a_tool(chat, home) -> None:
     one.wait_for("│ idle")
 
 
+def test_a_long_call_is_shown_whole_above_the_question(chat, home) -> None:
+    one = chat(rows=10)
+    command = f"echo {'x' * 2000}; touch made.txt; echo the end"
+    one.press(f' !tool exec_command {{"cmd": "{command}", "login": false}}\n!then\n!text all is well\r')
+    one.wait_for("allow exec_command (execute)?")
+    one.wait_for("[y] yes, once")
+    assert 'touch made.txt; echo the end","login":false}' in one.everything.replace("\n", "")
+    one.press("n")
+    one.wait_for("│ idle")
+    assert not (home.parent / "made.txt").exists()
+
+
 def test_a_question_is_withdrawn_when_the_turn_is_cancelled(chat, home) -> None:
     one = chat()
     one.press(WRITE)

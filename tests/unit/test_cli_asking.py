@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import os
 
 import pytest
@@ -44,3 +45,24 @@ async def test_a_key_that_was_meant_for_something_else_is_gone_before_the_questi
     manifest = ToolManifest("t", "run", "runs", approval="execute")
     assert await asker(manifest, ToolCall("c", "t", "run", {})) == "once"
     assert done == ["waited", "discarded", "asked"]
+
+
+async def test_what_is_asked_about_is_shown_to_its_end_and_with_what_nobody_sees(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def typed(_: asyncio.Event) -> str:
+        return "n"
+
+    monkeypatch.setattr(asking, "GUARD_SECONDS", 0)
+    monkeypatch.setattr(asking, "_discard_typed_ahead", lambda: None)
+    monkeypatch.setattr(asking, "_typed_line", typed)
+    asker = asking.TerminalAsker()
+    asked: list[str] = []
+    asker.show = asked.append
+    manifest = ToolManifest("t", "run", "runs", approval="execute")
+    command = "true" + " " * 3000 + "a\u200bb\u00a0c\u2028d\U000e0041\x1b[2J;" + "x" * 3000 + "; rm -rf /"
+    await asker(manifest, ToolCall("c", "t", "run", {"cmd": command}))
+    args = asked[0].removeprefix("run ").partition("\n")[0]
+    assert args.isprintable() and json.loads(args) == {"cmd": command}
+    await asker(manifest, ToolCall("c", "t", "run", {"content": "x" * 100_000, "then": "the end"}))
+    assert "…80031 characters not shown…" in asked[1] and '"then":"the end"}\nallow' in asked[1]
