@@ -285,7 +285,8 @@ def build_provider(
 def standard_tools(
     settings: Settings, paths: Paths, cwd: str, clock: Clock, *, trace_file: str | None = None
 ) -> ToolProvider:
-    """The built-in tools, kept inside the configured roots and out of everything lash itself stores."""
+    """The built-in tools, kept inside the configured roots, out of everything lash itself stores and of files with
+    keys."""
     from pathlib import Path
 
     from lash_cli.tools.builtin import builtin_tools
@@ -304,6 +305,7 @@ def standard_tools(
         paths.log_file,
         paths.database,
         *paths.beside_database(),
+        *map(os.path.expanduser, settings.key_files),
     )
     if trace_file is not None:
         private = (*private, trace_file)

@@ -49,11 +49,14 @@ def command(
 
 
 def _trust(file: str) -> int:
+    from lash_cli.settings.redact import masked
     from lash_cli.settings.trust import trust
+    from lash_cli.views.turn_text import asked_text
 
     text, values = read_project(file)
     keys = restricted_keys(values)
     if keys:
+        say("\n".join(f"{key} = {asked_text(masked(values[key].value))}" for key in keys))
         confirm(f"let {file} set {', '.join(keys)}?")
     trust(current().paths, file, text)
     emit_one("ProjectTrust", _document(file, trusted=True, keys=keys), text="")

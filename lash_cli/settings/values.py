@@ -195,6 +195,12 @@ class Settings:
             dict(self.get(prefix + "options") or {}),
         )
 
+    @property
+    def key_files(self) -> tuple[str, ...]:
+        """The files that keys of providers come from, as they are written (`file:PATH`)."""
+        sources = [str(self.get(f"providers.{name}.key") or "") for name in self.names("providers")]
+        return tuple(source[5:].strip() for source in sources if source.startswith("file:"))
+
     def _text(self, key: str) -> str | None:
         value = self.get(key)
         return str(value) if value else None

@@ -165,6 +165,8 @@ def test_a_project_may_set_everything_once_it_is_trusted_and_until_it_changes(la
     asked = lash("config", "trust", str(project), "-o", "json")
     assert (asked.code, asked.out, asked.error["code"]) == (2, "", "confirmation_required")
     assert "providers.p.base_url, providers.p.key" in asked.error["message"]
+    asked = lash("config", "trust", str(project))
+    assert "providers.p.base_url = http://127.0.0.1:9/v1\nproviders.p.key = cmd:pass show x\n" in asked.err
     trusted = lash("config", "trust", "--yes", "-o", "json", cwd=inside)
     assert (trusted.code, trusted.json["trusted"]) == (0, True)
     assert trusted.json["keys"] == ["providers.p.base_url", "providers.p.key"]

@@ -140,3 +140,18 @@ def test_what_storing_a_key_says_to_use_it_with_makes_it_that_of_new_sessions(la
     assert lash(*shlex.split(command)).code == 0
     other = lash("key", "set", "other", "--stdin", input=SECRET + "\n")
     assert "lash provider add other --base-url URL --key keys:other\n" in other.err
+
+
+def test_no_file_tool_looks_into_a_file_that_a_key_comes_from(lash, home, tmp_path) -> None:
+    key = tmp_path / "project" / "key.txt"
+    key.parent.mkdir()
+    key.write_text("canary-of-a-file\n")
+    key.chmod(0o600)
+    lash("config", "set", "providers.mine.key", f"file:{key}")
+    calls = ('read_file {"path": "key.txt"}', 'grep {"pattern": "canary"}', 'write {"path": "key.txt", "content": ""}')
+    script = "\n".join(f"!tool {call}" for call in calls)
+    done = lash("turn", "s", "--or-open", script, "--provider", "loopback", "--approve", "write=auto", cwd=key.parent)
+    assert done.code == 0
+    said = lash("log", "s", "-o", "json").out
+    assert "canary-of" not in said and "key.txt is outside of the directories" in said
+    assert key.read_text() == "canary-of-a-file\n"
