@@ -286,8 +286,12 @@ class LiveLaws(LogLaws):
         fence = await started(store, clock)
         await show(store, clock, fence, [prose("before")])
         start = await cursor_of(store)
-        await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1")))
-        assert [event.revision for event in await after(store, start)] == [1]
+        commit = make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1"), turn=make.stamp(), outbox=[make.wake()])
+        await store.commit_runtime_state(commit, shown=[prose("with it")])
+        told = await after(store, start)
+        assert texts(told) == ["with it"]
+        # What was shown stands before what is enqueued with it, the commit and the end of its turn.
+        assert [event.revision for event in told] == [0, 1, 1, 1]
 
     async def test_a_replaced_history_continues_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
