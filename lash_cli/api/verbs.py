@@ -6,7 +6,7 @@ running turn, except a pass over the queue. Without one there is no queue.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING
 
 from lash_cli.api.turns import QueuedTurnBuilder, require_limits
@@ -29,7 +29,7 @@ from lash_cli.core.queued_work import (
     command_source_key,
 )
 from lash_cli.errors import LashRuntimeError, UsageError
-from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
+from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest, unseen
 from lash_cli.store.base import DrainSelection
 
 if TYPE_CHECKING:
@@ -160,16 +160,25 @@ class QueueVerbs:
         `SessionExecutionBusy` while another owner holds it.
         """
         self._check_open()
+        from lash_cli.runtime.cancellation import CancelToken
         from lash_cli.runtime.drains import run_next_command
 
         host, shared = self._core.host, self._shared
-        store, state = host.store, self._state
+        store = host.store
         if store is None:
             return None
-        async with shared.lock:
-            return await self._core._beside_driver(
-                self.session_id, lambda: run_next_command(host, store, state, shared.owner, fence)
-            )
+
+        def look() -> Awaitable[tuple[bool, SessionCommandReceipt | None]]:
+            return run_next_command(host, store, self._state, shared.owner, fence)
+
+        is_free, receipt = False, None
+        while not is_free:
+            if fence is None:
+                # As any other turn, which can be stopped and knows the tools that would wait for it.
+                await self._run(TurnRequest(None), CancelToken(), unseen)
+            async with shared.lock:
+                is_free, receipt = await self._core._beside_driver(self.session_id, look)
+        return receipt
 
     def queued_turn(
         self,

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.queued_work import SessionCommandReceipt
-from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.commands import CommandRunner
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import borrowed_lane
-from lash_cli.runtime.requests import TurnRequest, unseen
 from lash_cli.runtime.session import ResidentSession
-from lash_cli.runtime.turns import run_turn
 from lash_cli.store.base import RuntimePersistence
 
 
@@ -24,21 +21,19 @@ async def run_next_command(
     session: ResidentSession,
     owner: LeaseOwnerIdentity,
     fence: LeaseFence | None = None,
-) -> SessionCommandReceipt | None:
-    """Apply the command at the head of the queue; None when none stands there, or it failed and waits for its next
-    attempt.
+) -> tuple[bool, SessionCommandReceipt | None]:
+    """Apply the command at the head of the queue; no receipt when none stands there, or it failed and waits for its
+    next attempt. Nothing was looked at, which is what the first of both says, while a turn is unfinished.
 
-    With `fence` the caller holds the lane and has no turn unfinished. Raises
-    what `run_turn` raises for the turn that comes first, and
-    `SessionExecutionBusy` while another owner holds the lane.
+    With `fence` the caller holds the lane and has none. Raises `SessionExecutionBusy` while another owner holds the
+    lane.
     """
     if fence is not None:
-        return await _run(host, store, session, fence)
-    while True:
-        await run_turn(host, session, owner, TurnRequest(None), CancelToken(), unseen)
-        async with borrowed_lane(store, host.clock, host.ids, host.timings, owner, session) as own:
-            if not await store.unfinished_turns(session.session_id):
-                return await _run(host, store, session, own)
+        return True, await _run(host, store, session, fence)
+    async with borrowed_lane(store, host.clock, host.ids, host.timings, owner, session) as own:
+        if await store.unfinished_turns(session.session_id):
+            return False, None
+        return True, await _run(host, store, session, own)
 
 
 async def _run(

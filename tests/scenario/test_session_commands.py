@@ -9,13 +9,15 @@ from contextlib import closing
 
 import msgspec
 import pytest
+from support.clock import LIMIT_S
 from support.driving import AtPoint, Crash, CrashPoints, S, from_afar, later_wake, said
-from support.scripted import ScriptedCaller, text
+from support.scripted import ScriptedCaller, calls, text
 from support.tools import NamedTools
 
-from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, RefreshToolCatalog, ResetSession, tool
+from lash_cli.api import FunctionToolProvider, LashCore, LashSession, ModelSpec, RefreshToolCatalog, ResetSession, tool
+from lash_cli.core.codec import to_builtins
 from lash_cli.core.queued_work import BatchState, command_draft
-from lash_cli.errors import LashRuntimeError, SessionExecutionBusy, UsageError
+from lash_cli.errors import LashRuntimeError, SessionClosed, SessionExecutionBusy, UsageError
 from lash_cli.store.base import ReadScope
 
 
@@ -346,8 +348,6 @@ async def test_a_single_command_never_overtakes_a_crashed_turn(make_core) -> Non
 
 async def test_a_single_command_looks_for_a_crashed_turn_under_its_own_lane(make_core, monkeypatch) -> None:
     """A turn may begin and crash between the look and the lane."""
-    from lash_cli.runtime import drains
-
     first = make_core(ScriptedCaller([text("finished")]), crash_point=CrashPoints("before:commit"))
     with pytest.raises(Crash):
         await (await first.open_session(S)).turn("hello").run()
@@ -355,16 +355,59 @@ async def test_a_single_command_looks_for_a_crashed_turn_under_its_own_lane(make
     session = await core.open_session(S)
     await session.commands().reset("start over", "k1")
     looks = []
-    run_turn = drains.run_turn
+    run = session._run
 
     async def sees_nothing_at_first(*arguments):
         looks.append(arguments)
-        return await run_turn(*arguments) if len(looks) > 1 else None
+        return await run(*arguments) if len(looks) > 1 else None
 
-    monkeypatch.setattr(drains, "run_turn", sees_nothing_at_first)
+    monkeypatch.setattr(session, "_run", sees_nothing_at_first)
     assert await session.drain_next_session_command() is not None
     assert len(looks) == 2 and await core.running_turn(S) is None
     assert (await core.store.turns(S, limit=9))[0].state == "committed"
+
+
+@pytest.mark.parametrize("way", ["cancel", "close"])
+async def test_a_crashed_turn_that_comes_before_a_single_command_can_be_stopped(make_core, way: str) -> None:
+    first = make_core(ScriptedCaller([text("lost")]), crash_point=CrashPoints("before:model_recorded"))
+    with pytest.raises(Crash):
+        await (await first.open_session(S)).turn("hello").run()
+    caller = ScriptedCaller([])
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    session = await core.open_session(S)
+    receipt = await session.commands().refresh_tool_catalog("look", "k1")
+    draining = asyncio.create_task(session.drain_next_session_command())
+    await caller.entered.wait()
+    async with asyncio.timeout(LIMIT_S):
+        if way == "cancel":
+            assert session.cancel_running_turns() == 1
+            assert await draining == receipt
+        else:
+            await core.aclose()
+            with pytest.raises(SessionClosed):
+                await draining
+    store = make_core(ScriptedCaller([])).store
+    assert [turn.state for turn in await store.turns(S, limit=9)] == ["committed"]
+
+
+async def test_a_tool_of_the_turn_before_a_single_command_is_not_let_wait_for_itself(make_core) -> None:
+    sessions: list[LashSession] = []
+
+    @tool(name="again")
+    async def again(arguments: Nothing, context: object) -> None:
+        await sessions[-1].turn("inner").run()
+
+    tools = [FunctionToolProvider([again])]
+    asks = calls(("c1", "again", "{}"))
+    first = make_core(ScriptedCaller([asks]), tools=tools, crash_point=CrashPoints("before:model_recorded"))
+    with pytest.raises(Crash):
+        await (await first.open_session(S)).turn("hello").run()
+    caller = ScriptedCaller([asks, text("over")])
+    sessions.append(await make_core(caller, tools=tools).open_session(S))
+    async with asyncio.timeout(LIMIT_S):
+        assert await sessions[-1].drain_next_session_command() is None
+    assert "the turn this was called from" in str(to_builtins(caller.requests[1].messages[-1]))
 
 
 async def test_a_busy_lane_refuses_a_single_command(make_core) -> None:
