@@ -67,6 +67,10 @@ class ManualClock:
             if not wake.done():
                 wake.set_result(None)
 
+    def jump(self, seconds: float) -> None:
+        """Set the wall by `seconds`, back as well; who sleeps does not sleep shorter or longer for it."""
+        self._now_ms += seconds * 1000
+
     async def advance(self, seconds: float) -> None:
         """Move time by `seconds`, stopping at every wake-up on the way so that tasks see their own moment."""
         target = self._monotonic + seconds

@@ -8,31 +8,29 @@ matter here as long as it is a refusal; what must hold is what `witness` says.
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from support.clock import ManualClock
+from support.clock import ManualClock, settle
 from support.driving import Crash, unseen
+from support.life_process import BESIDE, Process, World
 from support.made_files import lay
 from support.scripted import ScriptedCaller, calls, error, text
-from support.switching import Switching, switch
+from support.switching import switch
 from support.witness import Witness
 
 from lash_cli.api import (
     ActiveTurn,
-    AwaitEventKey,
     ByInputId,
     DirectRequest,
-    FunctionToolProvider,
     LashCore,
     LashSession,
+    ModelLimits,
     ModelSpec,
     NextTurn,
-    PendingCompletion,
     RefreshToolCatalog,
     ResetSession,
     ResolvedErr,
@@ -40,41 +38,47 @@ from lash_cli.api import (
     SessionConfigPatch,
     SessionSpec,
     SqliteStore,
+    Stopped,
     TurnInput,
-    tool,
 )
+from lash_cli.api.turns import answering
 from lash_cli.core.content import (
     AttachmentItem,
     Inline,
     Message,
+    ProtocolTurnOptions,
     Role,
     TextItem,
     TextPart,
     is_safe_to_resume,
-    message_text,
 )
 from lash_cli.core.graph import ConversationPayload
-from lash_cli.core.lease import LeaseFence
+from lash_cli.core.lease import LeaseFence, is_row_live
 from lash_cli.core.queued_work import ProcessWake, SessionCommand, wake_draft
-from lash_cli.core.tools import SafeRetry
 from lash_cli.errors import (
     ConflictError,
+    JournalFault,
     NotFoundError,
     SessionClosed,
     SessionExecutionBusy,
     SessionExecutionLeaseExpired,
     SessionStillInUse,
+    StoreError,
 )
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.frame_opening import OpenAgentFrameRequest
-from lash_cli.runtime.requests import TurnOutput, TurnRequest
+from lash_cli.runtime.requests import TurnRequest
 from lash_cli.store.base import DrainSelection
+from lash_cli.store.sqlite.backup import back_up
+from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.invariants import broken_rules, integrity
 from lash_cli.store.sqlite.maintenance import Maintenance
 from lash_cli.system import SystemIds
 
 T = TypeVar("T")
 REFUSALS = (
     ConflictError,
+    JournalFault,
     NotFoundError,
     SessionClosed,
     SessionExecutionBusy,
@@ -103,10 +107,9 @@ POINTS = (
     "after:replace",
 )
 MOST_SESSIONS = 4
-# What a model is asked beside the turns, which is answered at once.
-BESIDE = "beside"
-# How long, by the clock on the wall, somebody outside is given until what he said is heard.
-HEARD_S = 0.05
+SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+# How often what is left to do in a copy may be begun anew: a lane runs out while somebody outside is waited for.
+PASSES = 60
 # As often as others: what makes the middle of a turn long enough for something to happen in it.
 OFTEN = {
     "turn": 6,
@@ -121,83 +124,6 @@ OFTEN = {
 }
 
 
-class Empty(msgspec.Struct):
-    """No arguments."""
-
-
-@tool(name="safe", retry=SafeRetry(2, 0, 0))
-async def safe(args: Empty, context: Any) -> str:
-    """May be repeated."""
-    return "done"
-
-
-@tool(name="never")
-async def never(args: Empty, context: Any) -> str:
-    """May not be repeated."""
-    return "done"
-
-
-class SteppedCaller(ScriptedCaller):
-    """Answers a call when it is told to; `parked` says that one waits."""
-
-    def __init__(self) -> None:
-        super().__init__([])
-        self.parked = asyncio.Event()
-        self.reply: asyncio.Future[Any] | None = None
-
-    async def call(self, request: Any, *, sink: Any, cancel: Any) -> Any:
-        assert is_safe_to_resume(list(request.messages)), "no provider would take this"
-        if message_text(request.messages[-1]) == BESIDE:
-            self.steps = [text("said beside")]
-            return await super().call(request, sink=sink, cancel=cancel)
-        self.reply = asyncio.get_running_loop().create_future()
-        stopped = asyncio.ensure_future(cancel.wait())
-        self.parked.set()
-        try:
-            await asyncio.wait({self.reply, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self.parked.clear()
-            stopped.cancel()
-        self.steps = [self.reply.result()] if self.reply.done() else []
-        return await super().call(request, sink=sink, cancel=cancel)
-
-
-class Process:
-    """One core, the handles it has, and the turn under way in it."""
-
-    def __init__(self, store: SqliteStore, clock: ManualClock, keys: list[AwaitEventKey], *, keeps_all: bool) -> None:
-        """`keys` get those of the calls that are left to somebody outside."""
-        self.store = store
-        self.caller = SteppedCaller()
-
-        @tool(name="later")
-        async def later(args: Empty, context: Any) -> PendingCompletion:
-            """Is answered by somebody outside, or by nobody for a minute."""
-            keys.append(await context.completion_key())
-            self.caller.parked.set()
-            return PendingCompletion(timeout_ms=60_000)
-
-        self.armed: str | None = None
-        self.core = LashCore(
-            provider=self.caller,
-            model=ModelSpec("m"),
-            store=store,
-            tools=[FunctionToolProvider([safe, never, later]), Switching()],
-            clock=clock,
-            crash_point=self._reach,
-            queue_driver="none",
-            residency="keep_all" if keeps_all else "active_path_only",
-        )
-        self.handles: dict[str, LashSession] = {}
-        self.drive: asyncio.Task[TurnOutput] | None = None
-        self.driven: LashSession | None = None
-
-    def _reach(self, point: str) -> None:
-        if point == self.armed:
-            self.armed = None
-            raise Crash(point)
-
-
 class StoreLife:
     """One life; `log` says what happened in it."""
 
@@ -205,19 +131,16 @@ class StoreLife:
         self.random = random.Random(seed)
         self.clock = ManualClock()
         self.path = lay(directory / "lash.db")
-        self.witness = Witness(self.path, self._store())
-        self.keys: list[AwaitEventKey] = []
+        self.witness = Witness(self.path, SqliteStore.open(self.path, clock=self.clock, ids=SystemIds()))
+        self.world = World()
         self.processes = [self._process() for _ in range(2)]
         self.count = 0
         self.log: list[str] = []
         self.parked: list[Any] = []
         self.states: list[Any] = []
 
-    def _store(self) -> SqliteStore:
-        return SqliteStore.open(self.path, clock=self.clock, ids=SystemIds(), synchronous="normal")
-
     def _process(self) -> Process:
-        return Process(self._store(), self.clock, self.keys, keeps_all=self.random.random() < 0.5)
+        return Process(self.path, self.clock.now_ms(), self.world, self.random)
 
     async def begin(self) -> None:
         await self.do_open()
@@ -230,10 +153,11 @@ class StoreLife:
         name = self.random.choice(ACTIONS)
         self.log.append(f"{name} {self.processes.index(process)} {process.armed or ''}")
         await getattr(self, f"do_{name}")(process)
+        assert max(self.world.ran.values(), default=0) <= 1, "what may not be repeated was"
 
     async def end(self) -> None:
         for process in self.processes:
-            await self._stop(process)
+            await process.stop()
         self.witness.close()
         await self.witness.store.aclose()
 
@@ -255,8 +179,15 @@ class StoreLife:
     def _node(self, session_id: str) -> str:
         return self.random.choice([*self.witness.nodes_of(session_id), "none"])
 
+    def _content(self, words: str) -> TurnInput:
+        """A text, now and then with an attachment, and now and then one whose answer has to fit a schema."""
+        content = TurnInput.text(words)
+        if self.random.random() < 0.2:
+            content = TurnInput((TextItem(words), AttachmentItem(Inline("image/png", words.encode()))))
+        return answering(content, SCHEMA) if self.random.random() < 0.2 else content
+
     async def _try(self, process: Process, verb: Awaitable[T]) -> T | None:
-        """What the verb returns; None when it was refused or its process died in it."""
+        """What the verb returns; None when it was refused, its database failed or its process died in it."""
         try:
             return await verb
         except Crash as crash:
@@ -264,19 +195,16 @@ class StoreLife:
             await self._die(process)
         except REFUSALS as refusal:
             self.log.append(f"  {type(refusal).__name__} {refusal.code}")
+        except StoreError as failure:
+            self.log.append(f"  {type(failure).__name__} {failure.code}")
+            if not process.db.has_failed:
+                raise
         return None
-
-    async def _stop(self, process: Process) -> None:
-        if process.drive is not None:
-            process.drive.cancel()
-            await asyncio.wait({process.drive})
-            process.drive = None
-        await process.core.aclose()
 
     async def _die(self, process: Process) -> None:
         """Nothing of a process runs on; its lanes run out, or somebody proves it dead."""
-        owners = {shared.owner.owner_id for shared in process.core._opened_sessions}
-        await self._stop(process)
+        owners = process.owners
+        await process.stop()
         self.processes[self.processes.index(process)] = self._process()
         for session_id in self.witness.held_lanes():
             row = await self.witness.store.session_row(session_id)
@@ -289,7 +217,8 @@ class StoreLife:
     async def _handle(self, process: Process, session_id: str) -> LashSession:
         """An old handle or a new one, never that of the turn under way: it would be waited for."""
         old = process.handles.get(session_id)
-        if old is not None and old is not process.driven and not old._shared.is_gone and self.random.random() < 0.7:
+        is_free = old is not None and (process.driven is None or old._shared is not process.driven._shared)
+        if old is not None and is_free and not old._shared.is_gone and self.random.random() < 0.7:
             return old
         process.handles[session_id] = await process.core.open_session(
             session_id, create=False, spec=SessionSpec(inherit="stored")
@@ -301,22 +230,30 @@ class StoreLife:
             return
         session = await self._try(process, self._handle(process, session_id))
         if session is not None:
-            process.driven = session
-            process.drive = asyncio.create_task(session._run(request, CancelToken(), unseen))
+            process.begin(session, session._run(request, CancelToken(), unseen))
             await self._until_paused(process)
 
     async def _until_paused(self, process: Process) -> None:
-        """Let a drive go on until a model call waits or it is over."""
-        drive = process.drive
-        assert drive is not None
-        parked = asyncio.ensure_future(process.caller.parked.wait())
-        # A turn that is driven again waits for somebody outside without asking anybody anew.
-        limit = HEARD_S if self.keys else None
-        await asyncio.wait({drive, parked}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        parked.cancel()
-        if drive.done():
-            process.drive = process.driven = None
-            await self._try(process, drive)
+        """Let a drive, and what waits behind it, go on until everything waits for somebody else or is over."""
+        while process.drive is not None and process in self.processes:
+            if (over := await process.pause()) is not None:
+                await self._try(process, over)
+            elif not await self._goes_on(process):
+                break
+
+    async def _goes_on(self, process: Process) -> bool:
+        """Whether something is written beside what waits: of the calls of one answer only some may wait."""
+        before = self.witness.data_version()
+        await Database.write(process.db, lambda connection: None, durable=False)
+        await settle()
+        return self.witness.data_version() != before
+
+    async def _tick(self, seconds: float) -> None:
+        """Time passes for everybody, and who waited for it goes on."""
+        for clock in (self.clock, *(process.clock for process in self.processes)):
+            clock.tick(seconds)
+        for process in tuple(self.processes):
+            await self._until_paused(process)
 
     async def do_open(self, process: Process | None = None) -> None:
         if len(self.witness.sessions()) < MOST_SESSIONS:
@@ -333,13 +270,21 @@ class StoreLife:
         words, key = self._name("text "), None
         if self.random.random() < 0.3:
             words, key = self.random.choice(["same", "other"]), self.random.choice(["k1", "k2"])
-        content = TurnInput.text(words)
-        if self.random.random() < 0.2:
-            content = TurnInput((TextItem(words), AttachmentItem(Inline("image/png", words.encode()))))
-        await self._drive(process, self._session(), TurnRequest(content, None, key))
+            content = TurnInput.text(words)
+        else:
+            content = self._content(words)
+        wait_ms = self.random.choice([0, 0, 5_000])
+        await self._drive(process, self._session(), TurnRequest(content, None, key, busy_wait_ms=wait_ms))
 
     async def do_drain(self, process: Process) -> None:
         await self._drive(process, self._session(), TurnRequest(None, drain=DrainSelection()))
+
+    async def do_command(self, process: Process) -> None:
+        if process.drive is None:
+            session = await self._try(process, self._handle(process, self._session()))
+            if session is not None:
+                process.begin(session, session.drain_next_session_command())
+                await self._until_paused(process)
 
     async def do_redrive(self, process: Process) -> None:
         await self._drive(process, self._session(0.8), TurnRequest(None))
@@ -350,18 +295,25 @@ class StoreLife:
         both = [(self._name("call"), "safe", "{}"), (self._name("call"), "never", "{}")]
         moved = switch(self._name("frame"), self._name("task "), self._name("call"))
         answers = [text(self._name("answer ")), text(""), calls(both[0]), calls(*both), error("server")]
-        answers += [moved, calls(both[0], (self._name("call"), "later", "{}"))]
+        answers += [moved, calls(both[0], (self._name("call"), "later", "{}")), text('{"n": 1}')]
+        answers += [calls((self._name("call"), "unknown", "[")), error("context_overflow", retryable=True)]
         process.caller.parked.clear()
         process.caller.reply.set_result(self.random.choice([answers[0], *answers]))
         await self._until_paused(process)
 
     async def do_resolve(self, process: Process) -> None:
         """Somebody outside answers a call; it may have been answered, given up or lost with its turn."""
-        if self.keys:
+        if self.world.keys:
             said = self.random.choice([ResolvedOk("from outside"), ResolvedErr("no", "not done")])
-            key = self.random.choice(self.keys[-3:])
+            key = self.random.choice(self.world.keys[-3:])
             await self._try(process, process.core.effect_host.resolve_await_event(key, said))
-            await asyncio.sleep(HEARD_S)
+            await self._tick(1.0)
+
+    async def do_revoke(self, process: Process) -> None:
+        """Nobody outside is waited for any more."""
+        host = process.core.effect_host
+        await self._try(process, host.cancel_await_events_for_session(self._session(0.8)))
+        await self._tick(1.0)
 
     async def do_direct(self, process: Process) -> None:
         session = await self._try(process, self._handle(process, self._session()))
@@ -391,15 +343,77 @@ class StoreLife:
         await self._die(process)
 
     async def do_wait(self, process: Process) -> None:
-        self.clock.tick(self.random.choice([0.001, 1.0, 31.0, 130.0]))
+        await self._tick(self.random.choice([0.001, 1.0, 31.0, 130.0]))
+
+    async def do_jump(self, process: Process) -> None:
+        """Somebody sets the clock of the machine."""
+        seconds = self.random.choice([-7_200.0, -40.0, -1.0, 3_600.0, 3 * 86_400.0])
+        for clock in (self.clock, *(other.clock for other in self.processes)):
+            clock.jump(seconds)
+
+    async def do_fail(self, process: Process) -> None:
+        """Some of the next writes of a process will fail."""
+        process.db.fault = self.random.choice(["locked", "full", "unsure"])
+        process.db.times, process.db.spared = self.random.choice([1, 1, 1, 3]), self.random.randint(0, 6)
+
+    async def do_close(self, process: Process) -> None:
+        """End a process as it should: what it drives ends as cancelled, and it holds nothing any more."""
+        process.armed, process.db.times = None, 0
+        owners, tasks = process.owners, [process.drive, *process.others] if process.drive else []
+        await process.core.aclose()
+        for task in tasks:
+            await self._try(process, task)
+        self.processes[self.processes.index(process)] = self._process()
+        for session_id in self.witness.held_lanes():
+            row = await self.witness.store.session_row(session_id)
+            assert row is not None and row.lease.owner is not None
+            is_its = row.lease.owner.owner_id in owners and is_row_live(row.lease, self.clock.now_ms())
+            # Where giving it back failed it runs out.
+            assert not is_its or process.db.has_failed, "a lane was not given back"
+
+    async def do_beside(self, process: Process) -> None:
+        """Something through another handle of a session that a turn may be under way in, which it waits for."""
+        if process.driven is not None:
+            clone = process.driven.clone()
+        else:
+            session = await self._try(process, self._handle(process, self._session()))
+            if session is None:
+                return
+            clone = session.clone()
+        admin, message = clone.admin(), Message("", Role.USER, (TextPart(self._name("beside ")),))
+        verbs = [
+            lambda: clone.configure(SessionConfigPatch(model=ModelSpec(f"m{self.count % 3}"))),
+            lambda: admin.append_messages([message]),
+            lambda: admin.branch_to_node(None),
+            lambda: admin.compact_context(),
+            lambda: clone._run(TurnRequest(self._content(self._name("text "))), CancelToken(), unseen),
+            lambda: clone._run(TurnRequest(None, drain=DrainSelection()), CancelToken(), unseen),
+        ]
+
+        async def use() -> None:
+            try:
+                await self.random.choice(verbs)()
+            finally:
+                clone.close_handle()
+
+        process.begin(clone, use())
+        await self._until_paused(process)
+
+    async def do_compact(self, process: Process) -> None:
+        if process.drive is None:
+            session = await self._try(process, self._handle(process, self._session()))
+            if session is not None:
+                operation_id = self.random.choice([None, None, "again"])
+                process.begin(session, session.admin().compact_with_report("shortly", operation_id=operation_id))
+                await self._until_paused(process)
 
     async def do_enqueue(self, process: Process) -> None:
         session_id, key = self._session(), self.random.choice([None, None, "e1", "e2"])
         turn_id = self.witness.last_turn_of(session_id) or "none"
         now = ActiveTurn(turn_id, self.random.choice(["after_work", "before_completion"]))
-        words = "same" if key else self._name("queued ")
+        content = TurnInput.text("same") if key else self._content(self._name("queued "))
         ingress = self.random.choice([NextTurn(), now])
-        await self._try(process, process.core.queue(session_id).enqueue(words, key=key, ingress=ingress))
+        await self._try(process, process.core.queue(session_id).enqueue(content, key=key, ingress=ingress))
 
     async def do_work(self, process: Process) -> None:
         session_id = self._session()
@@ -449,16 +463,39 @@ class StoreLife:
         kept = said[: self.random.randint(0, len(said))]
         frame = OpenAgentFrameRequest(self._name("frame"), "test", (ConversationPayload(message),))
         verbs = [
-            lambda: session.configure(SessionConfigPatch(model=ModelSpec(f"m{self.count % 3}"))),
+            lambda: session.configure(SessionConfigPatch(model=self._model())),
+            lambda: admin.set_protocol_turn_options(self._options()),
+            lambda: admin.set_protocol_turn_options_all_frames(self._options()),
             lambda: session.tools().set_membership("never", self.random.random() < 0.5),
             lambda: admin.append_messages([message], operation_id=self.random.choice([None, "again"])),
             lambda: admin.append_plugin_body("note", self.count),
             lambda: admin.open_agent_frame(frame),
             lambda: admin.replace_active_read_state([*(kept if is_safe_to_resume(kept) else ()), message]),
             session.refresh,
+            session.flush,
             session.close,
         ]
         await self._try(process, self.random.choice(verbs)())
+
+    def _model(self) -> ModelSpec:
+        """One of a few; some are soon full, so that a turn compacts first."""
+        return ModelSpec(f"m{self.count % 3}", limits=ModelLimits(self.random.choice([None, None, 16])))
+
+    def _options(self) -> ProtocolTurnOptions:
+        asked = answering(TurnInput.text("any"), SCHEMA).protocol_turn_options
+        return self.random.choice([ProtocolTurnOptions(), ProtocolTurnOptions(), asked])
+
+    async def do_given(self, process: Process) -> None:
+        """Open a session with a state that was exported before, of itself or of another; it is written with the next
+        commit."""
+        state = self.random.choice([*self.states, None])
+        session_id = self._session()
+        if state is not None and (process.driven is None or process.driven.session_id != session_id):
+            opening = process.core.open_with_state(session_id, state.rebound_to(session_id))
+            session = await self._try(process, opening)
+            if session is not None:
+                process.handles[session_id] = session
+                self.witness.given.add(session_id)
 
     async def do_state(self, process: Process) -> None:
         """Export the whole state of a session, and go on from one that was exported before."""
@@ -466,8 +503,9 @@ class StoreLife:
         if session is None:
             return
         state = await self._try(process, session.admin().export_persistence_state())
-        self.states.append(state)
-        older = [one for one in self.states if one is not None and one.session_id == session.session_id]
+        if state is not None:
+            self.states = [*self.states[-7:], state]
+        older = [one for one in self.states if one.session_id == session.session_id]
         if older and self.random.random() < 0.5:
             await self._try(process, session.admin().apply_persistence_state(self.random.choice(older)))
 
@@ -485,9 +523,12 @@ class StoreLife:
 
     async def do_import(self, process: Process) -> None:
         if len(self.witness.sessions()) < MOST_SESSIONS:
-            archive = await self._try(process, process.store.export_session(self._session()))
+            source, name = self._session(), self._name("i")
+            archive = await self._try(process, process.store.export_session(source))
             if archive is not None:
-                await self._try(process, process.store.import_session(archive, self._name("i")))
+                if source in self.witness.given:
+                    self.witness.given.add(name)
+                await self._try(process, process.store.import_session(archive, name))
 
     async def do_hide(self, process: Process) -> None:
         session_id = self._session()
@@ -496,6 +537,7 @@ class StoreLife:
     async def do_sweep(self, process: Process) -> None:
         store, now_ms = process.store, self.clock.now_ms()
         if self.random.random() < 0.3:
+            process.db.times = 0
             tried = await Maintenance(store.db).try_collect(now_ms + 1)
             assert await Maintenance(store.db).collect(now_ms + 1) == tried
             return
@@ -509,10 +551,48 @@ class StoreLife:
 
     async def do_delete(self, process: Process) -> None:
         session_id = self._session()
-        if self.random.random() < 0.5:
-            report = await self._try(process, process.core.delete_session(session_id))
-            if report is not None and report.existed:
+        if self.random.random() < 0.5 and session_id != "none":
+            await self._try(process, process.core.delete_session(session_id))
+            if session_id not in self.witness.sessions():
                 self.witness.gone.add(session_id)
+
+    async def do_copy(self, process: Process) -> None:
+        """Whatever is left to do could be done by somebody who has the store to himself: he does it in a copy."""
+        copy = self.path.with_name(f"{self._name('copy')}.db")
+        back_up(self.path, copy)
+        clock = ManualClock(self.clock.now_ms() + 86_400_000, auto_advance=True)
+        store = SqliteStore.open(copy, clock=clock, ids=SystemIds(), synchronous="normal")
+        answers = ScriptedCaller([text('{"n": 1}')], repeat=True)
+        tools = World().tools()
+        async with LashCore(
+            provider=answers, model=ModelSpec("m"), store=store, tools=tools, clock=clock, queue_driver="none"
+        ) as core:
+            for session_id in self.witness.sessions():
+                await self._do_what_is_left(core, session_id, clock)
+            assert store.db.read(broken_rules) == []
+            assert store.db.read(integrity) == []
+        copy.unlink()
+
+    async def _do_what_is_left(self, core: LashCore, session_id: str, clock: ManualClock) -> None:
+        await core.store.set_session_flags(session_id, closed_at_ms=None, parked_at_ms=None)
+        queue = core.queue(session_id)
+        await queue.release()
+        for _ in range(PASSES):
+            clock.tick(60.0)
+            async with await core.open_session(session_id, create=False, spec=SessionSpec(inherit="stored")) as session:
+                try:
+                    done = await session._run(TurnRequest(None, drain=DrainSelection()), CancelToken(), unseen)
+                except SessionExecutionLeaseExpired:
+                    continue
+            if done.result is None and not done.commands and not await queue.pending_inputs():
+                break
+        assert await core.running_turn(session_id) is None, f"a turn of {session_id} cannot be finished"
+        assert await queue.pending_inputs() == (), f"an input of {session_id} cannot be used"
+        left = [batch.batch_id for batch in await queue.pending_batches() if batch.state == "pending"]
+        assert left == [], f"work of {session_id} cannot be done"
+        session = await core.open_session(session_id, create=False, spec=SessionSpec(inherit="stored"))
+        last = await session.turn("and then").run()
+        assert last.result is not None and not isinstance(last.result.outcome, Stopped), last.result
 
 
 ACTIONS = [
