@@ -31,6 +31,8 @@ OUTPUT_STARTED = "unsafe_retry_after_output_started"
 _UNREACHABLE = frozenset({"transport", "timeout"})
 # What of the environment nothing can be sent with, such as the address of a proxy.
 NO_NETWORK = "network_setup_invalid"
+# Where a server, or the template of its model, has rules of its own for what may follow what.
+CONVERSATION_REFUSED = "conversation_refused"
 # The codes of answers that come from somewhere else than an API.
 WRONG_ADDRESS = frozenset({"unexpected_html", "unexpected_content_type", "unexpected_redirect"})
 # Refusals of our own, before anything is sent: they are for how a model is asked, and nothing said is at fault.
@@ -136,6 +138,9 @@ def _next_step(result: TurnResult, issue: TurnIssue | None, provider: str | None
         return f"let it go on: {again}, or {longer}" if is_kept else longer
     if issue.code == "model_not_found":
         return f"name a model that the provider has: {again} --model ID"
+    if issue.code == CONVERSATION_REFUSED:
+        option = f"providers.{provider or 'NAME'}.options.conversation_dialect"
+        return f"if the model is one of Mistral's, say so with: lash config set {option} mistral, then: {again}"
     if issue.code == NO_NETWORK:
         return f"set that right or unset it, then: {again}"
     if issue.code in WRONG_ADDRESS:

@@ -53,7 +53,7 @@ DEFAULT_MAX_OUTPUT_TOKENS = 32_768
 
 PrefixMismatch = Literal["drop_block", "error"]
 
-_FRAME = Frame(opening=b',{"content":[', closing={"assistant": b'],"role":"assistant"}', "user": b'],"role":"user"}'})
+_FRAMES = {role: Frame(b',{"content":[', b'],"role":"%b"}' % role.encode()) for role in ("assistant", "user")}
 _TOOL_CHOICES = {ToolChoice.NONE: "none", ToolChoice.REQUIRED: "any"}
 _WIRE_CALL_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CARRIED = CARRIED["anthropic"]
@@ -96,7 +96,7 @@ class AnthropicEncoder:
         self._prefix_mismatch = thinking_prefix_mismatch
         self._extra_body = checked_extra_body(extra_body or {}, omit_body)
         self._attachment_bytes = attachment_bytes
-        self._cache = PrefixCache(self._piece, frame=_FRAME)
+        self._cache = PrefixCache(self._pieces, _FRAMES)
         self._has_files = False
         self._tools: tuple[LlmToolSpec, ...] = ()
         self._tool_bytes: list[bytes] = []
@@ -189,12 +189,12 @@ class AnthropicEncoder:
                 has_more_to_say = self._expose_thinking or self._prefix_mismatch is not None
                 return adaptive if has_more_to_say and _thinks_by_default(model) else None
 
-    def _piece(self, message: Message) -> Piece:
+    def _pieces(self, message: Message) -> list[Piece]:
         if message.role is Role.ASSISTANT:
-            return _joined(self._assistant_blocks(message), "assistant")
+            return [_framed(self._assistant_blocks(message), "assistant")]
         blocks = [_result_block(part) for part in message.parts if isinstance(part, ToolResultPart)]
         blocks += [block for part in message.parts if (block := self._user_block(part)) is not None]
-        return _joined(blocks, "user", told_apart=message.role is Role.SYSTEM)
+        return [_framed(blocks, "user", told_apart=message.role is Role.SYSTEM)]
 
     def _assistant_blocks(self, message: Message) -> list[dict[str, Any]]:
         """Blocks in the order of their parts; thinking at the end is left out, because the wire refuses it there."""
@@ -316,16 +316,16 @@ def _system_texts(request: LlmRequest) -> list[str]:
     return texts
 
 
-def _joined(blocks: Sequence[dict[str, Any]], role: str, *, told_apart: bool = False) -> Piece:
+def _framed(blocks: Sequence[dict[str, Any]], role: str, *, told_apart: bool = False) -> Piece:
     """The blocks of one message, and where marks go: before the last brace of a block."""
     data = bytearray()
     text_end = block_end = 0
     for block in blocks:
-        data += b"," + encode(block)
+        data += b"," * bool(data) + encode(block)
         block_end = len(data) - 1
         if block["type"] == "text":
             text_end = block_end
-    return Piece(bytes(data), text_end, block_end, role, told_apart)
+    return Piece(bytes(data), text_end, block_end, role if data else "", told_apart)
 
 
 def _readable_block(part: Part) -> dict[str, Any] | None:

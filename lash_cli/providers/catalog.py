@@ -75,6 +75,7 @@ SPOKEN_BY: dict[str, tuple[str, ...]] = {
     "thinking_prefix_mismatch": ("anthropic",),
     "cache_retention": ("anthropic", *_OPENAI),
     "cache_control": ("openai_chat",),
+    "conversation_dialect": ("openai_chat",),
     "reasoning_text_field": ("openai_chat",),
     "cache_session_affinity": _OPENAI,
     "reasoning_dialect": _OPENAI,
@@ -125,6 +126,7 @@ class ProviderOptions(Record):
     cache_session_affinity: bool = False
     reasoning_dialect: Literal["openai", "openrouter"] = "openai"
     replay_reasoning: bool = True
+    conversation_dialect: Literal["openai", "mistral"] = "openai"
     reasoning_text_field: Annotated[str, msgspec.Meta(pattern="^[a-z_]+$")] | None = None
     strict_tools: bool = False
     extra_body: dict[str, Any] = {}
@@ -345,6 +347,7 @@ def _openai_dialect(options: ProviderOptions) -> OpenAiDialect:
         cache_session_affinity=options.cache_session_affinity,
         replay_reasoning=options.replay_reasoning,
         reasoning_text_field=options.reasoning_text_field,
+        conversation=options.conversation_dialect,
         extra_body=options.extra_body,
         omit_body=options.omit_body,
     )

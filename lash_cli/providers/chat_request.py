@@ -9,12 +9,13 @@ route that made it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import encode
+from lash_cli.core.codec import encode, sha256_hex
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
@@ -42,15 +43,29 @@ from lash_cli.providers.caching import CacheMarks, dialect_of, fitted, marked_la
 from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, fenced, past_arguments, past_name
-from lash_cli.providers.prefix import Piece, PrefixCaches
+from lash_cli.providers.prefix import Encode, Frame, Piece, PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
 
 OutputCapField = Literal["max_tokens", "max_completion_tokens"]
 #: What OpenAI takes as the id of a call on this wire.
 MAX_ID_CHARS = 40
+_MISTRAL_ID_CHARS = 9
+_MISTRAL_ID = re.compile(f"[A-Za-z0-9]{{{_MISTRAL_ID_CHARS}}}")
 _CARRIED = CARRIED["openai_chat"]
 _WORDS = GenerationWords("temperature", "seed", "stop", most_stop_sequences=4)
+
+
+_LIST = b',{"content":['
+#: What neighbouring messages of the user have around them; text alone fits into a list as its first or next block.
+_FRAMES = {
+    "text": Frame(b',{"content":"', b'","role":"user"}', rb"\n\n", "blocks", (b'{"text":"', b'","type":"text"}')),
+    "blocks": Frame(_LIST, b'],"role":"user"}'),
+    "results": Frame(joint=b""),
+}
+#: Mistral refuses a user right behind the results of tools, where the model was interrupted or had nothing to say.
+_NO_ANSWER = {"results": b',{"content":"[no answer]","role":"assistant"}'}
+_MISTRAL_FRAMES = _FRAMES | {name: _FRAMES[name]._replace(behind=_NO_ANSWER) for name in ("text", "blocks")}
 
 
 class ChatEncoder:
@@ -69,7 +84,8 @@ class ChatEncoder:
         self._output_cap_field = output_cap_field
         self._dialect = dialect.checked()
         self._attachment_bytes = attachment_bytes
-        self._caches = PrefixCaches(self._encoding)
+        is_mistral = dialect.conversation == "mistral"
+        self._caches = PrefixCaches(self._encoding, _MISTRAL_FRAMES if is_mistral else _FRAMES)
 
     def route(self, model: str) -> str:
         """Who can read encrypted or signed reasoning again: one model behind one endpoint of this wire."""
@@ -100,13 +116,14 @@ class ChatEncoder:
         """What becomes of the request's generation intent."""
         return self._dialect.spoken(request, _WORDS).receipt
 
-    def _encoding(self, way: tuple[str, bool, bool]) -> Callable[[Message], Piece]:
+    def _encoding(self, way: tuple[str, bool, bool]) -> Encode:
         """How messages are written for one route, with or without places for marks, to a model that demands signatures
         of calls or does not."""
         route, is_marked, needs_signatures = way
         replayed = route if self._dialect.replay_reasoning else None
-        field = self._dialect.reasoning_text_field
-        return _MessageEncoder(replayed, is_marked, needs_signatures, self._attachment_bytes, field).encode_message
+        return _MessageEncoder(
+            replayed, is_marked, needs_signatures, self._attachment_bytes, self._dialect
+        ).encode_message
 
     def _options(self, request: LlmRequest, marks: CacheMarks) -> dict[str, Any]:
         options: dict[str, Any] = {"model": request.model.id, "stream": request.stream}
@@ -172,50 +189,54 @@ class _MessageEncoder:
         is_marked: bool,
         needs_signatures: bool,
         attachment_bytes: AttachmentBytes | None,
-        reasoning_text_field: str | None = None,
+        dialect: OpenAiDialect,
     ) -> None:
         self._route = route
         self._is_marked = is_marked
         self._needs_signatures = needs_signatures
         self._attachment_bytes = attachment_bytes
-        self._reasoning_text_field = reasoning_text_field
+        self._reasoning_text_field = dialect.reasoning_text_field
+        self._call_id = _mistral_call_id if dialect.conversation == "mistral" else _call_id
 
-    def encode_message(self, message: Message) -> Piece:
-        """The wire messages of one message, each behind a comma."""
-        data = bytearray()
-        text_end = block_end = 0
-        for item in self._wire_messages(message):
-            data += b","
-            content = _blocks(item.get("content")) if self._is_marked else []
-            if not content:
-                data += encode(item)
-                continue
-            rest = encode({name: value for name, value in item.items() if name != "content"})
-            data += b'{"content":['
-            for number, block in enumerate(content):
-                data += b"," * bool(number) + encode(block)
-                if block["type"] == "text" and block["text"].strip():
-                    block_end = len(data) - 1
-                    text_end = text_end if item["role"] == "tool" else block_end
-            data += b"]," + rest[1:]
-        return Piece(bytes(data), text_end, block_end, told_apart=message.role is Role.SYSTEM)
+    def encode_message(self, message: Message) -> list[Piece]:
+        """The wire messages of one message: none, one or, with tool results, several.
 
-    def _wire_messages(self, message: Message) -> list[dict[str, Any]]:
-        """One message becomes none, one or, with tool results, several.
-
-        What the system says later is the user's: the templates of many models
-        refuse a conversation, for ever, with a system message inside it.
+        What the system says later is the user's, and what the user says in neighbouring messages is one: the templates
+        of many models refuse a conversation, for ever, with a system message inside it or a user that speaks twice,
+        as one does behind a turn that was cancelled.
         """
         if message.role is Role.ASSISTANT:
-            return self._assistant(message)
-        return self._user(message)
+            return [self._item(item) for item in self._assistant(message)]
+        results = [self._item(self._result(part)) for part in message.parts if isinstance(part, ToolResultPart)]
+        blocks = [block for part in message.parts if (block := self._block(part)) is not None]
+        if not blocks and results:
+            return results
+        return [*results, self._said(blocks)._replace(told_apart=message.role is Role.SYSTEM)]
+
+    def _item(self, item: dict[str, Any]) -> Piece:
+        """A wire message that stands for itself; a mark of its last text is no mark of a text in a tool's result."""
+        content = _blocks(item["content"]) if self._is_marked else []
+        frame = "results" if item["role"] == "tool" else ""
+        if not content:
+            return Piece(b"," + encode(item), frame=frame)
+        data, end = _joined(content)
+        rest = encode({name: value for name, value in item.items() if name != "content"})
+        end += len(_LIST) if end else 0
+        return Piece(_LIST + data + b"]," + rest[1:], 0 if frame else end, end, frame)
+
+    def _said(self, blocks: list[dict[str, Any]]) -> Piece:
+        """What the user said. Text alone is no list: many servers and templates take none."""
+        if self._is_marked or any(block["type"] != "text" for block in blocks):
+            data, end = _joined(blocks)
+            return Piece(data, end, end, "blocks")
+        return Piece(encode("\n\n".join(block["text"] for block in blocks))[1:-1], frame="text")
 
     def _assistant(self, message: Message) -> list[dict[str, Any]]:
         text = "".join(_texts(message.parts))
         calls = [
             {
                 "function": {"arguments": past_arguments(part.input_json), "name": past_name(part.tool_name)},
-                "id": fitted(part.tool_call_id, MAX_ID_CHARS),
+                "id": self._call_id(part.tool_call_id),
                 "type": "function",
                 **self._signed(part.replay, is_first=number == 0),
             }
@@ -250,23 +271,13 @@ class _MessageEncoder:
         signature = own.signature if own else SIGNATURE_PLACEHOLDER if self._needs_signatures and is_first else None
         return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
 
-    def _user(self, message: Message) -> list[dict[str, Any]]:
-        results: list[dict[str, Any]] = [
-            {
-                "content": part.content,
-                "name": past_name(part.tool_name),
-                "role": "tool",
-                "tool_call_id": fitted(part.tool_call_id, MAX_ID_CHARS),
-            }
-            for part in message.parts
-            if isinstance(part, ToolResultPart)
-        ]
-        blocks = [block for part in message.parts if (block := self._block(part)) is not None]
-        if not blocks:
-            return results or [{"content": "", "role": "user"}]
-        only_text = len(blocks) == 1 and blocks[0]["type"] == "text"
-        content = blocks[0]["text"] if only_text else blocks
-        return [*results, {"content": content, "role": "user"}]
+    def _result(self, part: ToolResultPart) -> dict[str, Any]:
+        return {
+            "content": part.content,
+            "name": past_name(part.tool_name),
+            "role": "tool",
+            "tool_call_id": self._call_id(part.tool_call_id),
+        }
 
     def _block(self, part: Part) -> dict[str, Any] | None:
         match part:
@@ -304,6 +315,15 @@ def _system_text(request: LlmRequest) -> str:
     return "\n\n".join(text for text in texts if text.strip())
 
 
+def _call_id(identity: str) -> str:
+    return fitted(identity, MAX_ID_CHARS)
+
+
+def _mistral_call_id(identity: str) -> str:
+    """The id of a call, or where it is another provider's what Mistral takes in its place."""
+    return identity if _MISTRAL_ID.fullmatch(identity) else sha256_hex(identity.encode())[:_MISTRAL_ID_CHARS]
+
+
 def _reasoning_details(text: str, replay: ReasoningReplay) -> Iterator[dict[str, Any]]:
     """What the endpoint needs of its own reasoning: signed text, encrypted data."""
     named = {"id": replay.item_id} if replay.item_id else {}
@@ -318,6 +338,17 @@ def _blocks(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [_text_block(content)] if content else []
     return content or []
+
+
+def _joined(blocks: Sequence[dict[str, Any]]) -> tuple[bytes, int]:
+    """Blocks behind each other, and where a mark of the last text goes, 0 where there is none."""
+    data = bytearray()
+    end = 0
+    for block in blocks:
+        data += b"," * bool(data) + encode(block)
+        if block["type"] == "text" and block["text"].strip():
+            end = len(data) - 1
+    return bytes(data), end
 
 
 def _texts(parts: tuple[Part, ...]) -> list[str]:

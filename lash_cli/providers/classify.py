@@ -143,6 +143,12 @@ _MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
         "content_filter",
         _FILTER,
     ),
+    # What chat templates, under a status of 500, and Mistral say of whose turn it is, or of the ids of past calls.
+    (
+        ("roles must alternate", "after role 'tool'", "9, with a length of 9", "strings with length 9"),
+        "conversation_refused",
+        _INVALID,
+    ),
 )
 _MODEL_MISSING = re.compile(r"model_not_found|\bmodel\b[^.]{0,120}\b(not found|does not exist)", re.IGNORECASE)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lash_cli.core.codec import encode
@@ -41,7 +41,7 @@ from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_re
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
 from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, fenced, past_name, past_object
-from lash_cli.providers.prefix import PrefixCaches
+from lash_cli.providers.prefix import Encode, Piece, PrefixCaches
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
 from lash_cli.providers.schemas import project
 
@@ -115,7 +115,7 @@ class GoogleEncoder:
             return spoken(request.generation, GenerationWords(), {})
         return spoken(request.generation, _WORDS, defaults)
 
-    def _encoding(self, way: tuple[str, bool]) -> Callable[[Message], bytes]:
+    def _encoding(self, way: tuple[str, bool]) -> Encode:
         """How messages are written for one route, to a model that demands signatures or does not."""
         route, needs_signatures = way
         replayed = route if self._replays_reasoning else None
@@ -189,9 +189,9 @@ class _ContentEncoder:
         self._credential_scope = credential_scope
         self._attachment_bytes = attachment_bytes
 
-    def encode_message(self, message: Message) -> bytes:
-        """The contents of one message, each behind a comma."""
-        return b"".join(b"," + encode(content) for content in self._contents(message))
+    def encode_message(self, message: Message) -> list[Piece]:
+        """The contents of one message."""
+        return [Piece(b"," + encode(content)) for content in self._contents(message)]
 
     def _contents(self, message: Message) -> list[dict[str, Any]]:
         """One message becomes none, one or, where results and other parts meet, two."""

@@ -8,7 +8,7 @@ what an endpoint understands, and the defaults are OpenAI's own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lash_cli.core.codec import encode
 from lash_cli.core.llm import LlmRequest, LlmToolSpec
@@ -17,6 +17,8 @@ from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
 from lash_cli.providers.reasoning import ReasoningDialect
 from lash_cli.providers.schemas import project
+
+ConversationDialect = Literal["openai", "mistral"]
 
 
 class OpenAiDialect(NamedTuple):
@@ -27,8 +29,9 @@ class OpenAiDialect(NamedTuple):
     marks it reads, if any. `cache_session_affinity` tells it which calls belong
     together. `replay_reasoning` is off for an address whose machines cannot read
     each other's encrypted reasoning. `reasoning_text_field` is where a Chat Completions server wants the words of
-    earlier reasoning back. `extra_body` is laid over every body, and what `omit_body` names by dotted paths is left
-    out of it.
+    earlier reasoning back. `conversation` is whose rules a past conversation has to keep there: with those of Mistral
+    the model speaks between the results of its tools and the user, and its calls have ids of nine characters.
+    `extra_body` is laid over every body, and what `omit_body` names by dotted paths is left out of it.
     """
 
     reasoning: ReasoningDialect = "openai"
@@ -38,6 +41,7 @@ class OpenAiDialect(NamedTuple):
     cache_session_affinity: bool = False
     replay_reasoning: bool = True
     reasoning_text_field: str | None = None
+    conversation: ConversationDialect = "openai"
     extra_body: Mapping[str, Any] = {}
     omit_body: tuple[str, ...] = ()
 

@@ -3,7 +3,9 @@
 Committed messages are immutable and their list only grows, so their bytes are
 computed once: a request over 10 000 committed messages encodes the new ones
 and copies the rest. The invariant: the same messages always yield the same
-bytes, and a longer conversation begins with the bytes of the shorter one.
+bytes, and a longer conversation begins with the bytes of the shorter one, up
+to the end of a wire message that goes on, or is written anew because what it
+holds grew beyond its frame.
 Marks for a provider's prompt cache are not part of what is kept: they are
 spliced in while a request is put together, so a mark that moves on leaves the
 bytes before it as they were (contract 06 §6).
@@ -26,27 +28,40 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Piece(NamedTuple):
-    """The encoding of one message.
+    """Part of the encoding of one message.
 
-    `data` is its items, each behind a comma, or nothing. `text_end` and
-    `block_end` say where in `data` a mark of its last text and of its last
-    markable item goes, 0 where there is none. `role` is who speaks, on a wire
-    that has a `Frame`. A piece that is `told_apart` is left out where only such
-    pieces precede it, because the wire says them elsewhere.
+    `data` is items that stand for themselves, each behind a comma, or what goes into the `frame` of that name.
+    `text_end` and `block_end` say where in `data` a mark of its last text and of its last markable item goes, 0 where
+    there is none. A piece that is `told_apart` is left out where only such pieces precede it, because the wire says
+    them elsewhere.
     """
 
     data: bytes
     text_end: int = 0
     block_end: int = 0
-    role: str = ""
+    frame: str = ""
     told_apart: bool = False
 
 
 class Frame(NamedTuple):
-    """What stands around the items of neighbours of one role, which share one wire message."""
+    """What stands around the content of neighbours that share one wire message, and between them.
 
-    opening: bytes
-    closing: Mapping[str, bytes]
+    Content of this frame also fits into the `wider` one of that name, inside of `held`; where it meets content that
+    fits only there, all of it does. `behind` says what goes between a frame of that name and this one.
+    """
+
+    opening: bytes = b""
+    closing: bytes = b""
+    joint: bytes = b","
+    wider: str = ""
+    held: tuple[bytes, bytes] = (b"", b"")
+    behind: Mapping[str, bytes] = {}
+
+
+Encode = Callable[[Message], Sequence[Piece]]
+Frames = Mapping[str, Frame]
+_UNFRAMED = Frame()
+_BARE = (b"", b"")
 
 
 class Marks(NamedTuple):
@@ -64,12 +79,14 @@ NO_MARKS = Marks()
 
 
 class _State(NamedTuple):
-    """Where an encoding stands after a message; `role` is None while nothing but told-apart pieces was seen."""
+    """Where an encoding stands after a piece: within the frame of that name, which began at `opened`. `frame` is None
+    while nothing but told-apart pieces was seen, empty outside of all frames."""
 
     end: int = 0
     text_end: int = 0
     block_end: int = 0
-    role: str | None = None
+    opened: int = 0
+    frame: str | None = None
 
 
 _START = _State()
@@ -78,42 +95,37 @@ _START = _State()
 class _Conversation:
     """The encoding of one shared list; holding the list keeps its identity from being reused."""
 
-    __slots__ = ("block_ends", "data", "ends", "roles", "shared", "tail", "text_ends")
+    __slots__ = ("data", "frames", "places", "shared", "tail", "torn")
 
     def __init__(self, shared: list[Message]) -> None:
         self.shared = shared
         self.data = bytearray()
-        self.ends = array("Q")
-        self.text_ends = array("Q")
-        self.block_ends = array("Q")
-        self.roles: list[str | None] = []
-        self.tail: dict[int, tuple[Message, Piece]] = {}
+        #: `end`, `text_end`, `block_end` and `opened` after each message.
+        self.places = array("Q")
+        self.frames: list[str | None] = []
+        #: After which numbers of messages the encoding is no longer cut: what follows is written into theirs.
+        self.torn: set[int] = set()
+        self.tail: dict[int, tuple[Message, Sequence[Piece]]] = {}
 
     def state(self, length: int) -> _State:
         """Where the encoding stands after `length` messages."""
         if not length:
             return _START
-        at = length - 1
-        return _State(self.ends[at], self.text_ends[at], self.block_ends[at], self.roles[at])
+        end, text_end, block_end, opened = self.places[4 * length - 4 : 4 * length]
+        return _State(end, text_end, block_end, opened, self.frames[length - 1])
 
-    def append(self, data: bytes, state: _State) -> None:
-        """Add the bytes of one message, after which the encoding stands at `state`."""
-        self.data += data
-        self.ends.append(state.end)
-        self.text_ends.append(state.text_end)
-        self.block_ends.append(state.block_end)
-        self.roles.append(state.role)
+    def append(self, state: _State) -> None:
+        """Note where the encoding stands after one more message."""
+        self.places.extend(state[:4])
+        self.frames.append(state.frame)
 
 
 class PrefixCache:
-    """Encodes messages through `encode`, which returns a `Piece` or just its bytes.
+    """Encodes messages through `encode`. Pieces of one of the `frames` share a wire message with neighbours of it."""
 
-    Without a `frame` the pieces of all messages stand side by side in one list.
-    """
-
-    def __init__(self, encode: Callable[[Message], Piece | bytes], *, frame: Frame | None = None) -> None:
+    def __init__(self, encode: Encode, frames: Frames | None = None) -> None:
         self._encode = encode
-        self._frame = frame
+        self._frames = frames or {}
         self._conversations: OrderedDict[int, _Conversation] = OrderedDict()
 
     def join(self, head: bytes, messages: Sequence[Message], foot: bytes, marks: Marks = NO_MARKS) -> bytes:
@@ -122,25 +134,29 @@ class PrefixCache:
         A head that ends with `[` opens the list: the first comma is dropped then.
         Raises what `encode` raises; the cache then holds only whole messages.
         """
+        conversation, known, encoded = self._known(messages)
+        state = conversation.state(known)
+        # The wire message that is open may yet be written anew, so it goes with the tail.
+        copied, tail = state.opened, conversation.data[state.opened : state.end]
+        states = []
+        for pieces in encoded:
+            for piece in pieces:
+                state = self._add(tail, copied, state, piece)
+            states.append(state)
+        reach = len(messages) if marks.reach is None else min(marks.reach, len(messages))
+        marked = conversation.state(reach) if reach <= known else states[reach - known - 1]
+        closing = self._frame(state.frame).closing
+        with memoryview(conversation.data) as whole:
+            return _assemble(head, whole, copied, bytes(tail), _splices(marked, marks), closing + foot)
+
+    def _known(self, messages: Sequence[Message]) -> tuple[_Conversation, int, list[Sequence[Piece]]]:
+        """How many of `messages` which conversation holds the encoding of, and the pieces of the others."""
         if isinstance(messages, MessageSequence):
             conversation = self._conversation(messages.shared)
             self._extend(conversation, messages.length)
-            start = conversation.state(messages.length)
-            pieces = self._encode_tail(conversation, messages.tail)
-        else:
-            conversation, start = _Conversation([]), _START
-            pieces = [self._piece(message) for message in messages]
-        state, states, tail = start, [], []
-        for piece in pieces:
-            data, state = self._step(state, piece)
-            tail.append(data)
-            states.append(state)
-        reach = len(messages) if marks.reach is None else min(marks.reach, len(messages))
-        known = len(messages) - len(pieces)
-        marked = conversation.state(reach) if reach <= known else states[reach - known - 1]
-        closing = self._frame.closing[state.role] if self._frame and state.role else b""
-        with memoryview(conversation.data) as whole:
-            return _assemble(head, whole, start.end, b"".join(tail), _splices(marked, marks), closing + foot)
+            if messages.length not in conversation.torn:
+                return conversation, messages.length, self._encode_tail(conversation, messages.tail)
+        return _Conversation([]), 0, [self._encode(message) for message in messages]
 
     def _conversation(self, shared: list[Message]) -> _Conversation:
         found = self._conversations.get(id(shared))
@@ -154,58 +170,90 @@ class PrefixCache:
 
     def _extend(self, conversation: _Conversation, length: int) -> None:
         known = conversation.tail
-        for position in range(len(conversation.ends), length):
+        for position in range(len(conversation.frames), length):
             message = conversation.shared[position]
             cached = known.get(id(message))
-            piece = cached[1] if cached else self._piece(message)
-            conversation.append(*self._step(conversation.state(position), piece))
+            pieces = cached[1] if cached else self._encode(message)
+            before = state = conversation.state(position)
+            for piece in pieces:
+                state = self._add(conversation.data, 0, state, piece)
+            if state.opened == before.opened and state.frame != before.frame:
+                self._tear(conversation, position, before.opened)
+            conversation.append(state)
 
-    def _encode_tail(self, conversation: _Conversation, tail: tuple[Message, ...]) -> list[Piece]:
+    @staticmethod
+    def _tear(conversation: _Conversation, position: int, opened: int) -> None:
+        """Note that the wire message that began at `opened` was written anew, up to the message at `position`."""
+        while position and conversation.state(position).end > opened:
+            conversation.torn.add(position)
+            position -= 1
+
+    def _encode_tail(self, conversation: _Conversation, tail: tuple[Message, ...]) -> list[Sequence[Piece]]:
         """The tail grows with every iteration of a turn: keep what the last call encoded, drop the rest."""
         known = conversation.tail
-        kept: dict[int, tuple[Message, Piece]] = {}
+        kept: dict[int, tuple[Message, Sequence[Piece]]] = {}
         for message in tail:
-            kept[id(message)] = known.get(id(message)) or (message, self._piece(message))
+            kept[id(message)] = known.get(id(message)) or (message, self._encode(message))
         conversation.tail = kept
         return [kept[id(message)][1] for message in tail]
 
-    def _piece(self, message: Message) -> Piece:
-        encoded = self._encode(message)
-        return encoded if isinstance(encoded, Piece) else Piece(encoded)
+    def _frame(self, name: str | None) -> Frame:
+        return self._frames[name] if name else _UNFRAMED
 
-    def _step(self, state: _State, piece: Piece) -> tuple[bytes, _State]:
-        """The bytes a piece adds behind `state`, and where the encoding stands then."""
-        if piece.told_apart and state.role is None:
-            return b"", state
-        if not piece.data:
-            return b"", state._replace(role=state.role or "")
-        data = piece.data
-        if self._frame is not None and piece.role != state.role:
-            closing = self._frame.closing[state.role] if state.role else b""
-            data = closing + self._frame.opening + data[1:]
-        end = state.end + len(data)
-        shift = end - len(piece.data)
-        return data, _State(
+    def _add(self, data: bytearray, base: int, state: _State, piece: Piece) -> _State:
+        """Write a piece behind `state` into `data`, which begins at `base`, and say where the encoding stands then."""
+        if piece.told_apart and state.frame is None:
+            return state
+        if not piece.data and piece.frame in ("", state.frame):
+            return state._replace(frame=state.frame or "")
+        name, opened, (before, after) = self._placed(data, base, state, piece)
+        frame = self._frame(name)
+        if name and base + len(data) > opened + len(frame.opening):
+            data += frame.joint
+        data += before
+        start = base + len(data)
+        data += piece.data + after
+        end = base + len(data)
+        return _State(
             end,
-            shift + piece.text_end if piece.text_end else state.text_end,
-            shift + piece.block_end if piece.block_end else state.block_end,
-            piece.role,
+            start + piece.text_end if piece.text_end else state.text_end,
+            start + piece.block_end if piece.block_end else state.block_end,
+            opened if name else end,
+            name,
         )
+
+    def _placed(self, data: bytearray, base: int, state: _State, piece: Piece) -> tuple[str, int, tuple[bytes, bytes]]:
+        """Make room for a piece: the frame it goes into, where that began, and what goes around the piece there."""
+        current, own = self._frame(state.frame), self._frame(piece.frame)
+        if piece.frame and piece.frame == state.frame:
+            return piece.frame, state.opened, _BARE
+        if own.wider and own.wider == state.frame:
+            return own.wider, state.opened, own.held
+        if current.wider and current.wider == piece.frame:
+            at = state.opened - base
+            content = bytes(data[at + len(current.opening) :])
+            data[at:] = own.opening + (current.held[0] + content + current.held[1] if content else b"")
+            return piece.frame, state.opened, _BARE
+        data += current.closing + own.behind.get(state.frame or "", b"")
+        opened = base + len(data)
+        data += own.opening
+        return piece.frame, opened, _BARE
 
 
 class PrefixCaches(Generic[Key]):
     """A `PrefixCache` for each way in which an encoder writes messages, such as for one route; the one that was used
     least lately goes."""
 
-    def __init__(self, encoding: Callable[[Key], Callable[[Message], Piece | bytes]]) -> None:
+    def __init__(self, encoding: Callable[[Key], Encode], frames: Frames | None = None) -> None:
         self._encoding = encoding
+        self._frames = frames
         self._caches: OrderedDict[Key, PrefixCache] = OrderedDict()
 
     def of(self, key: Key) -> PrefixCache:
         """The cache of one way."""
         found = self._caches.get(key)
         if found is None:
-            found = self._caches[key] = PrefixCache(self._encoding(key))
+            found = self._caches[key] = PrefixCache(self._encoding(key), self._frames)
             if len(self._caches) > MAX_ENCODINGS:
                 self._caches.popitem(last=False)
         self._caches.move_to_end(key)

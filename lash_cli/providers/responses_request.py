@@ -10,7 +10,7 @@ here, before anything is sent.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from lash_cli.core.codec import encode, sha256_hex
@@ -40,7 +40,7 @@ from lash_cli.providers.caching import fitted, prompt_cache_fields
 from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import fenced, past_arguments, past_name
-from lash_cli.providers.prefix import Piece, PrefixCaches
+from lash_cli.providers.prefix import Encode, Frame, Piece, PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
 
@@ -48,6 +48,7 @@ from lash_cli.providers.schemas import project
 MAX_ID_CHARS = 64
 _DIGEST_CHARS = 16
 _CARRIED = CARRIED["openai_responses"]
+_FRAMES = {"user": Frame(b',{"content":[', b'],"role":"user","type":"message"}')}
 # It has neither a seed nor stop sequences.
 _WORDS = GenerationWords("temperature")
 #: The kinds of file the wire takes, and the ending that names one without a name.
@@ -88,7 +89,7 @@ class ResponsesEncoder:
         self._expose_thinking = expose_thinking
         self._dialect = dialect.checked()
         self._attachment_bytes = attachment_bytes
-        self._caches = PrefixCaches(self._encoding)
+        self._caches = PrefixCaches(self._encoding, _FRAMES)
 
     def route(self, model: str) -> str:
         """Who can read encrypted reasoning again: one model behind one endpoint of this wire."""
@@ -108,7 +109,7 @@ class ResponsesEncoder:
         """What becomes of the request's generation intent."""
         return self._dialect.spoken(request, _WORDS).receipt
 
-    def _encoding(self, route: str) -> Callable[[Message], Piece]:
+    def _encoding(self, route: str) -> Encode:
         """How messages are written for one route; a session that changes its model starts a new one."""
         replays = self._dialect.replay_reasoning
         return _ItemEncoder(route, replays, self._credential_scope, self._attachment_bytes).encode_message
@@ -177,21 +178,21 @@ class _ItemEncoder:
         self._credential_scope = credential_scope
         self._attachment_bytes = attachment_bytes
 
-    def encode_message(self, message: Message) -> Piece:
-        """The items of one message, each behind a comma."""
-        data = b"".join(b"," + encode(item) for item in self._items(message))
-        return Piece(data, told_apart=message.role is Role.SYSTEM)
+    def encode_message(self, message: Message) -> list[Piece]:
+        """The items of one message.
 
-    def _items(self, message: Message) -> list[dict[str, Any]]:
-        """What the system says later is the user's: servers that follow this wire give the items to the template of
-        their model, and many refuse a system message behind others, for ever."""
+        What the system says later is the user's, and what the user says in neighbouring messages is one: servers that
+        follow this wire give the items to the template of their model, and many of those refuse, for ever, a system
+        message behind others and a user that speaks twice.
+        """
         if message.role is Role.ASSISTANT:
-            return self._assistant(message)
-        results = [_result(part) for part in message.parts if isinstance(part, ToolResultPart)]
+            return [_item(item) for item in self._assistant(message)]
+        results = [_item(_result(part)) for part in message.parts if isinstance(part, ToolResultPart)]
         blocks = [block for part in message.parts if (block := self._block(part)) is not None]
         if not blocks and results:
             return results
-        return [*results, {"content": blocks or [_input_text("")], "role": "user", "type": "message"}]
+        content = b",".join(map(encode, blocks or [_input_text("")]))
+        return [*results, Piece(content, frame="user", told_apart=message.role is Role.SYSTEM)]
 
     def _assistant(self, message: Message) -> list[dict[str, Any]]:
         """What the model said, in its order; neighbouring text of one wire item is one item again."""
@@ -304,6 +305,10 @@ def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, A
     if media_type in _CARRIED.images:
         return {"detail": "auto", "image_url": url, "type": "input_image"}
     return {"file_data": url, "filename": label or f"attachment.{_FILES[media_type]}", "type": "input_file"}
+
+
+def _item(item: dict[str, Any]) -> Piece:
+    return Piece(b"," + encode(item))
 
 
 def _input_text(text: str) -> dict[str, Any]:

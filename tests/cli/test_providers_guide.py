@@ -42,6 +42,7 @@ def test_every_block_runs_and_every_server_is_called_as_documented(ran: list[Rec
         ("/v1/chat/completions", "default"),
         ("/v1/chat/completions", "Qwen/Qwen3-8B"),
         ("/v1/chat/completions", "deepseek-flash"),
+        ("/v1/chat/completions", "mistral-small-latest"),
         ("/api/v1/chat/completions", "vendor/model"),
         ("/openai/v1/chat/completions", "my-deployment"),
         ("/openai/deployments/my-deployment/chat/completions?api-version=2024-10-21", "my-deployment"),
@@ -49,10 +50,12 @@ def test_every_block_runs_and_every_server_is_called_as_documented(ran: list[Rec
 
 
 def test_keys_travel_as_each_server_wants_them(ran: list[RecordedRequest]) -> None:
-    *local, deepseek, openrouter, azure, dated = ran
+    *local, deepseek, mistral, openrouter, azure, dated = ran
     for request in local:
         assert "authorization" not in request.headers
     assert deepseek.headers["authorization"] == "Bearer sk-ds-example-0123456789"
+    assert mistral.headers["authorization"] == "Bearer ms-example-0123456789"
+    assert "stream_options" not in mistral.json
     assert openrouter.headers["authorization"] == "Bearer sk-or-example-0123456789"
     assert openrouter.headers["x-title"] == "mine"
     for request in (azure, dated):

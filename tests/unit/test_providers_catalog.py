@@ -131,6 +131,7 @@ def test_an_option_that_a_kind_has_no_words_for_is_refused_and_not_dropped(
         "cache_control": "anthropic",
         "reasoning_dialect": "openai",
         "reasoning_text_field": "reasoning_content",
+        "conversation_dialect": "mistral",
     }
     settings = ProviderSettings("p", kind, "http://test.invalid", None, {option: value.get(option, True)})
     if kind in kinds:

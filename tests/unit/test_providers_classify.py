@@ -57,6 +57,22 @@ def test_the_status_decides_when_nothing_else_does(status: int, kind: str, retry
         (400, error("bad", code="content_filter"), "validation", False, "content_filter"),
         (404, error("x", code="model_not_found"), "unsupported", False, "provider_error"),
         (404, error('model "llama9" not found, try pulling it first'), "unsupported", False, "provider_error"),
+        (500, error("Jinja Exception: Conversation roles must alternate"), "validation", False, "provider_error"),
+        (400, error("Unexpected role 'user' after role 'tool'"), "validation", False, "provider_error"),
+        (
+            400,
+            error("Tool call id was c1 but must be a-z, A-Z, 0-9, with a length of 9."),
+            "validation",
+            False,
+            "provider_error",
+        ),
+        (
+            500,
+            error("Tool call IDs should be alphanumeric strings with length 9!"),
+            "validation",
+            False,
+            "provider_error",
+        ),
         (404, "404 page not found", "http", False, "provider_error"),
         (404, error("model: big-2", type="not_found_error"), "unsupported", False, "provider_error"),
         (

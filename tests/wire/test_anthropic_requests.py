@@ -486,7 +486,7 @@ def test_requests_with_different_tools_do_not_mix() -> None:
 def test_only_new_messages_are_encoded_and_the_prefix_keeps_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     caching = encoder(cache_retention="short")
     encoded: list[str] = []
-    original = AnthropicEncoder._piece
+    original = AnthropicEncoder._pieces
 
     def counting(self: AnthropicEncoder, message: Message) -> Any:
         encoded.append(message.id)

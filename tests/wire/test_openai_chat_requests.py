@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from support.clock import ManualClock
+from support.sent import assistant, user
 from support.sent import request_over as request
-from support.sent import user
 from support.wire import ScriptedTransport, text_reply
 
-from lash_cli.api.provider import provider
+from lash_cli.api import provider
 from lash_cli.core.content import (
     AttachmentPart,
     CodePart,
     ExternalUrl,
     Inline,
     Message,
+    Part,
     ProsePart,
     ReasoningPart,
     ReasoningReplay,
@@ -111,12 +115,46 @@ def test_a_request_without_anything_optional_says_nothing_about_it() -> None:
     }
 
 
-def test_labelled_text_is_a_block_of_its_own_that_names_its_source() -> None:
+def test_labelled_text_is_a_paragraph_of_its_own_that_names_its_source() -> None:
     sent = body(Message("u", Role.USER, (TextPart("sum up"), TextPart("a\nb", "stdin"))))
-    assert sent["messages"][0]["content"] == [
-        {"type": "text", "text": "sum up"},
-        {"type": "text", "text": "[stdin]\na\nb"},
-    ]
+    assert sent["messages"][0]["content"] == "sum up\n\n[stdin]\na\nb"
+
+
+def test_attached_text_is_a_paragraph_that_names_its_source() -> None:
+    sent = body(Message("u", Role.USER, (TextPart("see"), AttachmentPart(Inline("text/csv", b"a,b")))))
+    assert sent["messages"][0]["content"] == "see\n\n[attachment]\na,b"
+
+
+_SPOKEN: list[tuple[Part, ...]] = [
+    (TextPart("a"),),
+    (TextPart(""),),
+    (TextPart("b"), AttachmentPart(Inline("image/png", b"png"))),
+    (ToolResultPart("c", "ls", "x"),),
+    (ToolResultPart("c", "ls", "x"), ToolResultPart("d", "ls", "y"), TextPart("and")),
+]
+_MESSAGES = st.tuples(st.sampled_from([Role.USER, Role.SYSTEM]), st.sampled_from(_SPOKEN)) | st.tuples(
+    st.just(Role.ASSISTANT), st.sampled_from([(ProsePart("c"),), (), (ToolCallPart("c", "ls", "{}"),)])
+)
+
+
+@given(
+    st.lists(_MESSAGES, max_size=8),
+    st.sampled_from([OpenAiDialect(), OpenAiDialect(cache_control="anthropic"), OpenAiDialect(conversation="mistral")]),
+    st.integers(0, 8),
+)
+@example([(Role.USER, _SPOKEN[0])] * 3 + [(Role.USER, _SPOKEN[2])] + [(Role.USER, _SPOKEN[0])] * 2, OpenAiDialect(), 0)
+def test_a_conversation_has_the_same_bytes_however_much_of_it_is_known_and_a_user_never_speaks_twice(
+    spoken: list[tuple[Role, tuple[Part, ...]]], dialect: OpenAiDialect, first: int
+) -> None:
+    messages = [Message(f"m{number}", role, parts) for number, (role, parts) in enumerate(spoken)]
+    keeping = ChatEncoder(ROUTE, dialect=dialect)
+    for known in (min(first, len(messages)), len(messages), *range(len(messages))):
+        view = MessageSequence(messages, known, tuple(messages[known : known + 2]))
+        sent = keeping.body(request(view))
+        assert sent == ChatEncoder(ROUTE, dialect=dialect).body(request(messages[: known + 2]))
+        roles = [item["role"] for item in json.loads(sent)["messages"]]
+        assert ("user", "user") not in itertools.pairwise(roles)
+        assert dialect.conversation == "openai" or ("tool", "user") not in itertools.pairwise(roles)
 
 
 def test_results_precede_what_the_user_added_to_them() -> None:
@@ -143,11 +181,11 @@ def test_there_is_one_system_message_and_it_comes_first(dialect: OpenAiDialect) 
         return [(item["role"], text) for item, text in zip(told, blocks, strict=True)]
 
     limit = system("Turn limit reached (3).", "s")
-    assert sent(user("a"), limit, user("b", "b")) == [
+    assert sent(user("a"), assistant(ProsePart("b")), limit) == [
         ("system", "be kind"),
         ("user", "a"),
+        ("assistant", "b"),
         ("user", "Turn limit reached (3)."),
-        ("user", "b"),
     ]
     assert sent(system("first", "s1"), system("second", "s2"), user("a")) == [
         ("system", "be kind\n\nfirst\n\nsecond"),
@@ -270,7 +308,6 @@ def test_many_conversations_do_not_mix() -> None:
     [
         (Inline("image/png", b"\x00"), {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}),
         (ExternalUrl("image/jpeg", "https://x/y.jpg"), {"type": "image_url", "image_url": {"url": "https://x/y.jpg"}}),
-        (Inline("text/csv", b"a,b"), {"type": "text", "text": "[attachment]\na,b"}),
         (
             Stored("sha256:1", "application/pdf", 1, "doc.pdf"),
             {"type": "file", "file": {"filename": "doc.pdf", "file_data": "data:application/pdf;base64,AA=="}},

@@ -194,11 +194,12 @@ def test_encrypted_reasoning_is_asked_for_only_where_a_model_is_known_to_reason(
 
 
 def test_what_the_system_says_first_is_an_instruction_and_what_it_says_later_the_users() -> None:
-    """Servers of local models give the items to a template, and many refuse a system message behind others."""
+    """Servers of local models give the items to a template: many refuse a system message behind others, and a user that
+    speaks twice."""
     limit = Message("s", Role.SYSTEM, (TextPart("limit"),))
-    said = items(user("a"), limit, user("b", "b"), system="be kind")
-    assert [item["role"] for item in said] == ["user", "user", "user"]
-    assert said[1]["content"] == [{"type": "input_text", "text": "limit"}]
+    (said,) = items(user("a"), limit, user("b", "b"), system="be kind")
+    assert said["role"] == "user"
+    assert said["content"] == [{"type": "input_text", "text": text} for text in ("a", "limit", "b")]
     first = (limit, Message("s2", Role.SYSTEM, (TextPart(" "), TextPart("more"))), user("a"))
     for messages in (first, MessageSequence(list(first), len(first))):
         sent = json.loads(ResponsesEncoder(BASE).body(request(messages, system="be kind")))
