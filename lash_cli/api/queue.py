@@ -9,9 +9,8 @@ a session that need not be opened.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
 
@@ -42,7 +41,7 @@ from lash_cli.core.queued_work import (
     command_draft,
     command_source_key,
 )
-from lash_cli.errors import LashError, LashRuntimeError, UsageError, WaitTimeout
+from lash_cli.errors import LashRuntimeError, UsageError, WaitTimeout
 
 if TYPE_CHECKING:
     from lash_cli.core.protocols import Clock, Ids
@@ -52,6 +51,8 @@ BATCH_POLL_FIRST_S = 0.025
 BATCH_POLL_MAX_S = 0.4
 # How long a cancelled caller waits for the write that was under way; behind that whoever drives is told anyway.
 DECIDED_WITHIN_S = 1.0
+
+T = TypeVar("T")
 
 # Tells whoever drives this session's queue that something came in: (session id, reason).
 Notify = Callable[[str, str], None]
@@ -115,21 +116,25 @@ class SessionQueue:
         if self._notify is not None:
             self._notify(self.session_id, reason)
 
-    async def _tell_if_cancelled(self, error: BaseException, reason: str) -> None:
-        """A write that was under way when its caller was cancelled is done all the same: whoever drives the queue is
-        told once it is decided."""
-        if self._notify is None:
-            return
-        import asyncio  # who drives in the background has it; who only enqueues does without (design D16)
-
-        if not isinstance(error, asyncio.CancelledError):
-            return
+    async def _written(self, write: Awaitable[T], reason: str) -> T:
+        """Await `write`. One that was under way when its caller was cancelled is done all the same: whoever drives the
+        queue is told once it is decided."""
         try:
-            with suppress(LashError, TimeoutError):
-                async with asyncio.timeout(DECIDED_WITHIN_S):
-                    await self._store.abandon_turn_input_claims(())  # nothing; but writes keep their order
-        finally:
-            self._wake(reason)
+            return await write
+        except BaseException as error:
+            if self._notify is None:
+                raise
+            import asyncio  # who drives in the background has it; who only enqueues does without (design D16)
+
+            if isinstance(error, asyncio.CancelledError):
+                from lash_cli.runtime.ending import tidied
+
+                try:
+                    # Nothing is abandoned; but writes keep their order.
+                    await tidied(self._store.abandon_turn_input_claims(()), within_s=DECIDED_WITHIN_S)
+                finally:
+                    self._wake(reason)
+            raise
 
     async def enqueue(
         self,
@@ -158,11 +163,7 @@ class SessionQueue:
             ingress,
             source_key,
         )
-        try:
-            stored = await self._store.enqueue_turn_input(draft)
-        except BaseException as error:
-            await self._tell_if_cancelled(error, "queued_turn_input")
-            raise
+        stored = await self._written(self._store.enqueue_turn_input(draft), "queued_turn_input")
         if isinstance(ingress, NextTurn):
             self._wake("queued_turn_input")
         return stored
@@ -177,11 +178,7 @@ class SessionQueue:
         for index, draft in enumerate(ready):
             if has_bytes(draft.input):
                 ready[index] = msgspec.structs.replace(draft, input=await self.stored(draft.input))
-        try:
-            stored = await self._store.enqueue_turn_inputs(ready)
-        except BaseException as error:
-            await self._tell_if_cancelled(error, "queued_turn_input")
-            raise
+        stored = await self._written(self._store.enqueue_turn_inputs(ready), "queued_turn_input")
         if any(isinstance(draft.ingress, NextTurn) for draft in ready):
             self._wake("queued_turn_input")
         return stored
@@ -243,11 +240,7 @@ class SessionQueue:
         """Store a batch durably. Raises `InvalidQueuedWorkBatch`, and `UsageError` for a draft of another session."""
         if draft.session_id != self.session_id:
             raise UsageError(f"the batch belongs to session {draft.session_id!r}", code="session_binding_mismatch")
-        try:
-            receipt = await self._store.enqueue_queued_work(draft)
-        except BaseException as error:
-            await self._tell_if_cancelled(error, reason)
-            raise
+        receipt = await self._written(self._store.enqueue_queued_work(draft), reason)
         if not receipt.already_settled:
             self._wake(reason)
         return receipt
@@ -306,11 +299,7 @@ class SessionQueue:
 
     async def release(self) -> bool:
         """Let the queue go on; False when it was not held."""
-        try:
-            was_held = await self._store.set_queue_hold(self.session_id, held_at_ms=None)
-        except BaseException as error:
-            await self._tell_if_cancelled(error, "queue_released")
-            raise
+        was_held = await self._written(self._store.set_queue_hold(self.session_id, held_at_ms=None), "queue_released")
         if was_held:
             self._wake("queue_released")
         return was_held

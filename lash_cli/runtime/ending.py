@@ -8,8 +8,11 @@ memory learns of it, is seen through in a task of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from lash_cli.errors import LashError
 
 T = TypeVar("T")
 
@@ -51,3 +54,16 @@ async def seen_through(work: Coroutine[Any, Any, T]) -> T:
     if interruption is not None:
         raise interruption from None if task.cancelled() else task.exception()
     return task.result()
+
+
+async def tidied(work: Coroutine[Any, Any, object], *, within_s: float) -> None:
+    """What a cancelled task does for others before it goes: `work`, however often the task is cancelled meanwhile, for
+    at most `within_s` seconds. A `LashError` of it is nobody's any more; who is cancelled is told of it as by
+    `seen_through`."""
+
+    async def tidy() -> None:
+        with contextlib.suppress(LashError, TimeoutError):
+            async with asyncio.timeout(within_s):
+                await work
+
+    await seen_through(tidy())

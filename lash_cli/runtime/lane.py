@@ -28,7 +28,7 @@ from lash_cli.core.lease import (
 from lash_cli.core.protocols import CancelSignal, Clock, Ids
 from lash_cli.effects.host import first_of
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionLeaseExpired
-from lash_cli.runtime.ending import end
+from lash_cli.runtime.ending import end, tidied
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import LaneBusy, LaneOutcome, LaneRequest, LaneStore, RuntimePersistence, busy_error
 from lash_cli.system import is_definitely_dead
@@ -123,11 +123,13 @@ async def free_unseen_lane(
     Writes keep their order, so the claim that was under way is decided by now, and an owner that asks again is told
     the same lease. What the store refuses here it would refuse anybody; the expiry frees the lane then.
     """
-    with contextlib.suppress(LashError, TimeoutError):
-        async with asyncio.timeout(CLEANING_S):
-            claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
-            if not isinstance(claimed, LaneBusy):
-                await store.release_lease(claimed.fence())
+
+    async def free() -> None:
+        claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
+        if not isinstance(claimed, LaneBusy):
+            await store.release_lease(claimed.fence())
+
+    await tidied(free(), within_s=CLEANING_S)
 
 
 async def _release(store: LaneStore, fence: LeaseFence) -> None:
@@ -135,9 +137,7 @@ async def _release(store: LaneStore, fence: LeaseFence) -> None:
     try:
         await store.release_lease(fence)
     except asyncio.CancelledError:
-        with contextlib.suppress(LashError, TimeoutError):
-            async with asyncio.timeout(CLEANING_S):
-                await store.release_lease(fence)
+        await tidied(store.release_lease(fence), within_s=CLEANING_S)
         raise
 
 

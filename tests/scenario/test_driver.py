@@ -138,8 +138,9 @@ class HeldWrite:
         return await self._write(held, durable=durable)
 
 
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
 @pytest.mark.parametrize("way", ["enqueue", "enqueue_all", "release"])
-async def test_what_is_written_although_its_caller_was_cancelled_is_driven(make_core, way: str) -> None:
+async def test_what_is_written_although_its_caller_was_cancelled_is_driven(make_core, way: str, times: int) -> None:
     core = make_core(answering(), queue_driver="inline")
     queue = core.queue(S)
     await core.open_session(S)
@@ -154,8 +155,9 @@ async def test_what_is_written_although_its_caller_was_cancelled_is_driven(make_
     held = HeldWrite(core)
     task = asyncio.ensure_future(work())
     await asyncio.to_thread(held.begun.wait, WAIT_S)
-    task.cancel()
-    await asyncio.sleep(0.02)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0.02)
     held.may_go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await task

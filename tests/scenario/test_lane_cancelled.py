@@ -58,6 +58,7 @@ async def a_change(session: LashSession) -> None:
     await session.configure(SessionConfigPatch(max_turns=3))
 
 
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "twice"])
 @pytest.mark.parametrize(
     ("work", "name", "is_dropped"),
     [
@@ -72,7 +73,7 @@ async def a_change(session: LashSession) -> None:
     ],
 )
 async def test_a_cancelled_task_leaves_no_lane_held(
-    make_core, work: Callable[[LashSession], Awaitable[None]], name: str, is_dropped: bool
+    make_core, work: Callable[[LashSession], Awaitable[None]], name: str, is_dropped: bool, times: int
 ) -> None:
     core = make_core(ScriptedCaller([text("said")], repeat=True), lease_timings=LeaseTimings(600_000, 200_000))
     session = await core.open_session(S)
@@ -80,7 +81,9 @@ async def test_a_cancelled_task_leaves_no_lane_held(
     lost = AnswerLost(core, name, is_dropped=is_dropped)
     task = asyncio.create_task(work(session))
     await lost.reached.wait()
-    task.cancel()
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (await core.store.session_row(S)).lease.token is None
