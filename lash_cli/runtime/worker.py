@@ -9,6 +9,7 @@ died; otherwise it costs one cheap read every 50 ms.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -51,7 +52,7 @@ HOLD_PREFIX = "turn_failed:"
 
 class QueueWorker:
     """Drains queues once, from `run` to its report; made by `LashCore.worker` (contract 02 §6.3, 08 §5.2). `stop` and
-    `abandon` may be called from a signal handler of its loop."""
+    `abandon` may be called from any thread, and from a signal handler."""
 
     def __init__(
         self,
@@ -76,6 +77,7 @@ class QueueWorker:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._draining: dict[str, Drainable] = {}
         self._bell = asyncio.Event()
+        self._running_in: asyncio.AbstractEventLoop | None = None
         self._idle_since = 0.0
         self._is_stopping = False
         self._grace_ends_at: float | None = None
@@ -91,12 +93,19 @@ class QueueWorker:
         self._is_stopping = True
         ends_at = self._clock.monotonic() + max(0.0, grace_s)
         self._grace_ends_at = ends_at if self._grace_ends_at is None else min(self._grace_ends_at, ends_at)
-        self._bell.set()
+        self._wake()
 
     def abandon(self) -> None:
         """End at once. Running turns are not committed: whoever takes their lanes finishes them."""
         self._is_abandoned = True
-        self._bell.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have `run` look at what it was told. Its loop may be asleep while a signal handler of its own thread runs."""
+        if self._running_in is None:
+            return  # it looks before it waits
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._running_in.call_soon_threadsafe(self._bell.set)
 
     async def run(self, session_ids: Sequence[str] = ()) -> WorkReport:
         """Work on the named sessions, or on all, until the options or `stop` end it.
@@ -106,6 +115,7 @@ class QueueWorker:
         on; `ConfigError` when a named session cannot be run here; and
         `SessionDeleted` once every named session was deleted.
         """
+        self._running_in = asyncio.get_running_loop()
         self._search = WorkSearch(self._store, self._clock, self._options, tuple(dict.fromkeys(session_ids)))
         await self._search.admit()
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import msgspec
 import pytest
@@ -213,6 +214,24 @@ async def test_after_the_grace_running_turns_are_cancelled_and_committed(make_co
     assert ended.result.cancellation.origin == "worker"
     assert (report.turns, report.failed, report.held) == (1, 0, ())
     assert await core.running_turn(S) is None
+
+
+@pytest.mark.parametrize("way", ["stop", "abandon"])
+async def test_a_worker_is_stopped_from_any_thread(make_core, way: str) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)  # what must not be called from there is refused, rather than noticed late
+    caller = answering()
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    await sessions(core, S)
+    worker = worker_of(core)
+    running = asyncio.create_task(worker.run())
+    await core.queue(S).enqueue("hello")
+    await caller.entered.wait()
+    await asyncio.to_thread(worker.abandon if way == "abandon" else partial(worker.stop, 0))
+    report = await asyncio.wait_for(running, 30)
+    assert report.stopped_by == ("abandoned" if way == "abandon" else "stopped")
+    worker.stop(0)  # it is over
 
 
 async def test_an_abandoned_turn_is_left_to_the_next_worker(make_core) -> None:
