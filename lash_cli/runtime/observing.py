@@ -214,6 +214,17 @@ class LiveSubscription:
         self._is_lane_held = first.is_lane_held
         self._must_wait = len(first.events) < REPLAY_BATCH
         self._is_done = False
+        import asyncio  # who only looks runs no event loop (design D16)
+
+        self._loop = asyncio.get_running_loop()
+
+    def __del__(self) -> None:
+        """Who leaves the stream without a word, as a loop over events does that is left early, listens no more."""
+        if not self._is_done:
+            try:
+                self._loop.call_soon_threadsafe(self._bell.close)
+            except RuntimeError:  # the loop is closed
+                self._bell.close()
 
     @property
     def cursor(self) -> SessionCursor:

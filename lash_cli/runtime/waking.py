@@ -51,6 +51,8 @@ class PromptWait(asyncio.Future[T]):
         self.is_awaited = False
         if self._go_on is not None:
             self.get_loop().call_soon(self._go_on, self, context=self._context)
+            # What it wakes may be kept by its end, and all it worked with: whoever keeps this wait must not keep that.
+            self._go_on = None
 
     def add_done_callback(self, go_on: Callable[[Any], object], *, context: Context | None = None) -> None:
         """Take what makes the task go on; when it is over that is left to the next pass, as with any future."""

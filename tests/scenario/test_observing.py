@@ -6,6 +6,7 @@ The watching core has connections of its own, as another process would.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -527,6 +528,47 @@ async def test_closing_a_stream_ends_its_pull_and_no_turn(make_core, watcher) ->
     caller.gate.set()
     assert (await turn).result.assistant_message() == "x"
     await session.close()
+
+
+@pytest.mark.parametrize("way", ["loop left", "task cancelled", "other thread"])
+async def test_a_stream_that_nobody_reads_any_more_listens_no_more(make_core, watcher, way: str) -> None:
+    session = await opened(make_core, text("done"))
+    start = (await watcher.current_observation()).cursor
+    await session.turn("go").run()
+
+    async def read(most: int) -> None:
+        async for _ in watcher.subscribe_and_recover(start):
+            most -= 1
+            if not most:
+                break
+
+    if way == "loop left":
+        await read(1)
+    elif way == "task cancelled":
+        reading = asyncio.create_task(read(1_000))
+        await until_listening(1)
+        reading.cancel()
+        await asyncio.wait({reading})
+        del reading
+    else:
+        left = watcher.subscribe_and_recover(start)
+        await left.__anext__()
+        await until_listening(1)
+        holder = [left]
+        del left
+        await asyncio.to_thread(holder.clear)
+    await until_listening(0)
+
+
+async def until_listening(count: int) -> None:
+    """Wait until so many observers have a bell."""
+    async with asyncio.timeout(PATIENCE_S):
+        while listening() != count:  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.005)
+
+
+def listening() -> int:
+    return len(list(Path(os.environ["XDG_RUNTIME_DIR"]).glob("lash/*/*/*")))
 
 
 async def test_watching_writes_nothing_and_takes_no_lane(make_core, watcher, tmp_path: Path) -> None:
