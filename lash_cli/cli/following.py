@@ -13,6 +13,7 @@ import asyncio
 import errno
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
@@ -30,22 +31,63 @@ from lash_cli.views.safe_text import ascii_text
 T = TypeVar("T")
 
 
-class Following:
-    """What such a command writes to and waits on. Made by `following`."""
+class Stoppable(ABC):
+    """What goes on until it is told to stop: somebody to write to, and the word to stop."""
 
-    def __init__(self, pump: OutputPump) -> None:
-        self._pump = pump
+    # Why it ended when it was told to.
+    stopped_by = "signal"
+
+    def __init__(self) -> None:
         self._over = asyncio.Event()
-        self.signals = SignalState()
 
     def stop(self) -> None:
-        """End the command; what it waits for is given up."""
+        """End it; what it waits for is given up."""
         self._over.set()
 
     @property
     def is_over(self) -> bool:
+        """Whether it was told to stop, or nobody is there any more."""
+        return self._over.is_set()
+
+    @property
+    def exit_status(self) -> int:
+        """What it being told to stop stands for."""
+        return 0
+
+    @abstractmethod
+    async def write(self, text: str) -> None:
+        """Return when the reader has `text`."""
+
+    async def until(self, event: Awaitable[Any], seconds: float | None = None) -> None:
+        """Wait for `event`, at most `seconds`; returns at once when it is over, and `event` is given up then. Raises
+        what `event` raises."""
+        awaited, over = asyncio.ensure_future(event), asyncio.ensure_future(self._over.wait())
+        try:
+            await asyncio.wait((awaited, over), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if awaited.done():
+                awaited.result()
+        finally:
+            awaited.cancel()
+            over.cancel()
+            await asyncio.gather(awaited, over, return_exceptions=True)
+
+    async def rest(self, seconds: float) -> None:
+        """Do nothing for `seconds`, or until it is over."""
+        await self.until(asyncio.sleep(seconds))
+
+
+class Following(Stoppable):
+    """What such a command writes to and waits on. Made by `following`."""
+
+    def __init__(self, pump: OutputPump) -> None:
+        super().__init__()
+        self._pump = pump
+        self.signals = SignalState()
+
+    @property
+    def is_over(self) -> bool:
         """Whether a signal came or the reader left."""
-        return self._over.is_set() or self._pump.is_closed
+        return super().is_over or self._pump.is_closed
 
     @property
     def exit_status(self) -> int:
@@ -74,23 +116,6 @@ class Following:
     async def told_as(self, error: Exception) -> LashError:
         """See `OutputPump.told_as`."""
         return await self._pump.told_as(error)
-
-    async def until(self, event: Awaitable[Any], seconds: float | None = None) -> None:
-        """Wait for `event`, at most `seconds`; returns at once when the command is over, and `event` is given up then.
-        Raises what `event` raises."""
-        awaited, over = asyncio.ensure_future(event), asyncio.ensure_future(self._over.wait())
-        try:
-            await asyncio.wait((awaited, over), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if awaited.done():
-                awaited.result()
-        finally:
-            awaited.cancel()
-            over.cancel()
-            await asyncio.gather(awaited, over, return_exceptions=True)
-
-    async def rest(self, seconds: float) -> None:
-        """Do nothing for `seconds`, or until the command is over."""
-        await self.until(asyncio.sleep(seconds))
 
 
 def _shown(text: str) -> str:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from lash_cli.cli.failure import told_as
-from lash_cli.cli.following import Following, following
+from lash_cli.cli.following import Following, Stoppable, following
 from lash_cli.cli.output import warn, warn_of_raw
 from lash_cli.cli.reading import read_session_row, reading_store
 from lash_cli.cli.tail_crowd import MAX_WATCHED, Crowd, ids_of
@@ -43,18 +44,28 @@ _DISCOVER_SECONDS = 1.0
 
 
 class Tail:
-    """A tail under way."""
+    """A tail under way. `reason` says why it ended, and `begun` is who was watched from the beginning."""
 
-    def __init__(self, plan: TailPlan, *, is_json: bool, is_live: bool) -> None:
+    def __init__(
+        self,
+        plan: TailPlan,
+        *,
+        is_json: bool,
+        is_live: bool = False,
+        reader: Callable[[], AbstractAsyncContextManager[Stoppable]] = following,
+    ) -> None:
+        """`reader` is whom it is for: what stdout goes to, unless somebody else asked for JSON."""
         self._plan = plan
         self._is_json = is_json
         self._is_live = is_live
+        self._reader = reader
+        self.begun: list[Watched] = []
         self._crowd = Crowd(follows=plan.follows)
         self._introduced: set[str] = set()
         self._has_begun = False
         self._turnstile = asyncio.Lock()
         self._over = asyncio.Event()
-        self._reason = "signal"
+        self.reason = ""
         # Whether what is waited for will not come, because its writer died.
         self._is_given_up = False
         self._failure: BaseException | None = None
@@ -66,15 +77,16 @@ class Tail:
         async with reading_store() as opened:
             store, rows = await self._sessions(opened)
             begun = [(row, session) for row in rows if (session := await self._beginning(store, row)) is not None]
-            async with following() as state:
+            self.begun = [session for _, session in begun]
+            async with self._reader() as state:
+                self.reason = state.stopped_by
                 self._sink = self._make_sink(state, begun)
                 return await self._watch(store, begun, state)
 
     async def _watch(
-        self, store: RuntimePersistence, begun: Sequence[tuple[SessionRow, Watched]], state: Following
+        self, store: RuntimePersistence, begun: Sequence[tuple[SessionRow, Watched]], state: Stoppable
     ) -> int:
-        watched = [session for _, session in begun]
-        self._sink.start(watched, self._plan.begin.word)
+        self._sink.start(self.begun, self._plan.begin.word)
         try:
             self._spawn(self._sink.run())
             if self._plan.seconds is not None:
@@ -83,17 +95,17 @@ class Tail:
             if self._plan.heartbeat_seconds is not None:
                 self._spawn(self._beat(self._plan.heartbeat_seconds))
             await state.until(self._over.wait())
-            return await self._end(state, watched)
+            return await self._end(state)
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _end(self, state: Following, watched: Sequence[Watched]) -> int:
+    async def _end(self, state: Stoppable) -> int:
         """Write the end, once the item under way is through."""
         self._over.set()
         failure = self._failure
-        reason = self._reason
+        reason = self.reason
         async with self._turnstile:
             if failure is None and not state.is_over and reason in (UNTIL_IDLE, *UNTIL_EVENT):
                 try:
@@ -104,7 +116,7 @@ class Tail:
             if error is not None and reason not in (UNTIL_IDLE, *UNTIL_EVENT):
                 reason = "error"
             status = error.exit_status if error is not None else state.exit_status
-            await self._sink.end(watched, reason, status, error)
+            await self._sink.end(self.begun, reason, status, error)
         if failure is not None and not state.is_over:
             raise error or failure
         return state.exit_status
@@ -407,7 +419,7 @@ class Tail:
 
     def _finish(self, reason: str) -> None:
         if not self._over.is_set():
-            self._reason = reason
+            self.reason = reason
             self._over.set()
 
     async def _time_out(self, seconds: float) -> None:
@@ -427,10 +439,10 @@ class Tail:
 
     async def _outcome_error(self) -> LashError | None:
         """What the last turn of a session stands for; of several, the first that is not success."""
-        if self._reason == UNTIL_COMMITTED and not self._is_given_up:
+        if self.reason == UNTIL_COMMITTED and not self._is_given_up:
             return None
         watched = [*self._crowd.watched.values(), *self._crowd.left_out]
-        if self._reason in UNTIL_EVENT:
+        if self.reason in UNTIL_EVENT:
             watched = [session for session in watched if session.ended_turn_id is not None] or watched
         for session in watched:
             if session.ended_turn_id is None and session.abandoned_turn_id is not None:
@@ -444,9 +456,10 @@ class Tail:
                 return error
         return None
 
-    def _make_sink(self, state: Following, begun: Sequence[tuple[SessionRow, Watched]]) -> TailSink:
+    def _make_sink(self, state: Stoppable, begun: Sequence[tuple[SessionRow, Watched]]) -> TailSink:
         if self._is_json:
             return JsonTail(state)
+        assert isinstance(state, Following), "somebody else gets JSON"
         if self._plan.raw:
             warn_of_raw()
         if self._is_live and len(begun) == 1 and not self._plan.is_all:

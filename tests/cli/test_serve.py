@@ -248,7 +248,7 @@ def test_a_tail_follows_what_other_processes_do_and_goes_on_from_its_cursor(peer
     cursor = found["t"]["result"]["cursor"]
     assert lash("turn", "s", "!text second", "-q").code == 0
     more = peer.ask("v", "tail", session="s", from_=cursor, follow=False)
-    assert more["reason"] == "idle"
+    assert more["reason"] == "caught_up"
     assert [event["text"] for event in peer.events("v") if event["type"] == "turn_finished"] == ["second"]
     assert peer.events("v")[-1]["type"] == "stream_end"
 
@@ -280,7 +280,7 @@ def test_a_tail_ends_as_its_turn_did_or_when_its_time_is_up(peer, tmp_path, lash
         "stream_start", "turn_started", "turn_finished", "stream_end",
     ]  # fmt: skip
     assert peer.ask("u", "tail", session="s", timeout_ms=1)["reason"] == "timeout"
-    assert peer.ask("v", "tail", session="s", from_="last-commit", follow=False)["reason"] == "idle"
+    assert peer.ask("v", "tail", session="s", from_="last-commit", follow=False)["reason"] == "caught_up"
     assert [event["type"] for event in peer.events("v")] == ["stream_start", "stream_end"]
     peer.send("w", "tail", session="s", until="committed")
     peer.event("w", "stream_start")
@@ -341,8 +341,8 @@ def test_requests_in_a_file_are_all_answered(home, lash):
     assert done.code == 0
     got = responses(done.lines)
     assert got[1]["result"]["text"] == "one" and got[3]["ok"], "the last line needs no line feed"
-    assert got[2]["result"]["reason"] == "stopped", "it would have gone on for ever"
-    assert got[4]["result"]["reason"] == "idle"
+    assert got[2]["result"]["reason"] == "caught_up", "it would have gone on for ever"
+    assert got[4]["result"]["reason"] == "caught_up"
     told = [line["event"]["type"] for line in done.lines if line["type"] == "event" and line["id"] == 4]
     assert told[:2] == ["stream_start", "snapshot"]
 
