@@ -28,7 +28,14 @@ from lash_cli.core.machine import CheckpointDelivery, CheckpointEffect, DoneEffe
 from lash_cli.core.machine_assembly import assemble_outcome
 from lash_cli.core.outcome import Stopped, TurnCancellationEvidence, TurnIssue, TurnResult
 from lash_cli.core.policy import SessionPolicy
-from lash_cli.errors import LashError, LashRuntimeError, SessionClosed, SessionDeleted, TurnCancelWon
+from lash_cli.errors import (
+    LashError,
+    LashRuntimeError,
+    RuntimeTurnCommitConflict,
+    SessionClosed,
+    SessionDeleted,
+    TurnCancelWon,
+)
 from lash_cli.runtime.attachments import stored_input
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.checkpoints import Checkpoints
@@ -38,7 +45,7 @@ from lash_cli.runtime.entering import LaneEntry
 from lash_cli.runtime.frames import chain_of
 from lash_cli.runtime.gate import LocalCancel, keeper_of
 from lash_cli.runtime.host import RuntimeHost
-from lash_cli.runtime.lane import LaneGuard
+from lash_cli.runtime.lane import LaneGuard, lane_lost
 from lash_cli.runtime.phases import START_GATE, TurnPhase, in_named, in_phase
 from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
@@ -372,6 +379,9 @@ class DurableTurn(TurnDriver):
             if evidence is not None and evidence == _evidence_of(won):
                 raise
             return await self._commit(drive, done, _evidence_of(won), guard)
+        except RuntimeTurnCommitConflict as other:
+            # Somebody else finished it, who had the lane since; what stands is how it ended there.
+            raise lane_lost(self.session.session_id) from other
         except LashError as error:
             if error.code == COMMIT_TOO_LARGE and not is_cut(done):
                 return await self._commit(drive, what_fits(done), evidence, guard)

@@ -146,6 +146,25 @@ async def test_a_request_reaches_the_drive_that_has_the_lane_also_when_the_one_b
         assert (await driven).result.cancellation.request_id == "r1"
 
 
+async def test_a_cancel_after_somebody_else_has_finished_the_turn_tells_that_the_lane_was_lost(make_core) -> None:
+    caller = ScriptedCaller([])
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    session = await core.open_session("s1")
+    running = asyncio.create_task(session.turn("hello").run())
+    await caller.entered.wait()
+    lease = (await core.store.session_row("s1")).lease
+    await core.store.release_lease(
+        LeaseFence("s1", lease.owner.owner_id, lease.owner.incarnation_id, lease.token, lease.fencing_token)
+    )
+    async with await make_core(ScriptedCaller([text("done")])).open_session("s1") as other:
+        assert (await other.redrive().run()).result.assistant_message() == "done"
+    assert session.cancel_running_turns() == 1
+    with pytest.raises(SessionExecutionLeaseExpired) as lost:
+        await running
+    assert lost.value.hint == "look before retrying: lash show s1"
+
+
 async def test_a_request_put_before_the_turn_begins_cancels_it_before_any_model_call(make_core) -> None:
     caller = ScriptedCaller([text("never")])
     core = make_core(caller)
