@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,9 +60,15 @@ class World:
         self.ran: Counter[str] = Counter()
         self.keys: list[AwaitEventKey] = []
 
-    def tools(self) -> list[Any]:
+    def tools(self, is_down: Callable[[], bool] = lambda: False) -> list[Any]:
         """Tools of every kind: one that may be repeated, one that may not, one that is answered from outside, and one
-        that hands on to another frame."""
+        that hands on to another frame, whose source is down as long as `is_down` says."""
+
+        class Source(Switching):
+            def manifests(self) -> Any:
+                if is_down():
+                    raise RuntimeError("the source is down")
+                return super().manifests()
 
         @tool(name="safe", retry=SafeRetry(2, 0, 0))
         async def safe(args: Empty, context: Any) -> str:
@@ -81,7 +87,7 @@ class World:
             self.keys.append(await context.completion_key())
             return PendingCompletion(timeout_ms=60_000)
 
-        return [FunctionToolProvider([safe, never, later]), Switching()]
+        return [FunctionToolProvider([safe, never, later]), Source()]
 
 
 class Guard:
@@ -184,11 +190,12 @@ class Process:
         self.store = SqliteStore(self.db, SystemIds())
         self.caller = SteppedCaller()
         self.armed: str | None = None
+        self.is_source_down = False
         self.core = LashCore(
             provider=self.caller,
             model=ModelSpec("m"),
             store=self.store,
-            tools=world.tools(),
+            tools=world.tools(lambda: self.is_source_down),
             tool_hooks=[Guard()],
             clock=self.clock,
             crash_point=self._reach,

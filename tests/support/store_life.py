@@ -113,9 +113,10 @@ PASSES = 60
 # As often as others: what makes the middle of a turn long enough for something to happen in it.
 OFTEN = {
     "turn": 6,
-    "answer": 10,
+    "answer": 14,
     "drain": 4,
     "redrive": 2,
+    "command": 2,
     "enqueue": 4,
     "work": 3,
     "change": 3,
@@ -283,8 +284,10 @@ class StoreLife:
         if process.drive is None:
             session = await self._try(process, self._handle(process, self._session()))
             if session is not None:
+                process.is_source_down = self.random.random() < 0.3
                 process.begin(session, session.drain_next_session_command())
                 await self._until_paused(process)
+                process.is_source_down = False
 
     async def do_redrive(self, process: Process) -> None:
         await self._drive(process, self._session(0.8), TurnRequest(None))
@@ -298,7 +301,7 @@ class StoreLife:
         answers += [moved, calls(both[0], (self._name("call"), "later", "{}")), text('{"n": 1}')]
         answers += [calls((self._name("call"), "unknown", "[")), error("context_overflow", retryable=True)]
         process.caller.parked.clear()
-        process.caller.reply.set_result(self.random.choice([answers[0], *answers]))
+        process.caller.reply.set_result(self.random.choice([answers[0], answers[0], answers[0], *answers]))
         await self._until_paused(process)
 
     async def do_resolve(self, process: Process) -> None:

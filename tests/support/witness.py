@@ -45,11 +45,16 @@ SELECT session_key, turn_id, turn_index, content_hash, result, head_revision, su
 FROM turns WHERE state = 'committed'
 """
 INPUTS = """
-SELECT i.input_id, i.session_key, i.state, i.turn_id, t.state, t.summary FROM inputs i
+SELECT i.input_id, i.session_key, i.state, i.turn_id, t.state, t.summary, i.input FROM inputs i
 LEFT JOIN turns t ON t.session_key = i.session_key AND t.turn_id = i.turn_id
 """
 WORK = "SELECT batch_id, session_key, state FROM queued_work"
-SAID = "SELECT count(*) FROM nodes WHERE node_id = ? AND place >> 40 = ?"
+# What was said to a turn; it is looked at before anybody can sweep it away.
+SAID = """
+SELECT json_extract(n.body, '$.message.parts') FROM turns t
+JOIN nodes n ON n.place >> 40 = t.session_key AND n.seq BETWEEN t.first_seq AND t.last_seq
+WHERE t.session_key = ? AND t.turn_id = ? AND n.node_id LIKE 'm!_ingress!_%' ESCAPE '!'
+"""
 # Finished effects of turns: what was recorded is what a re-drive is told.
 EFFECTS = """
 SELECT scope_key, replay_key, status, envelope_hash, outcome, error FROM effects WHERE status <> 'in_progress'
@@ -59,6 +64,12 @@ SELECT 'session', session_key, session_id FROM sessions
 UNION ALL SELECT 'input', enqueue_seq, input_id FROM inputs
 UNION ALL SELECT 'batch', enqueue_seq, batch_id FROM queued_work
 """
+
+
+def _texts(parts: list[dict[str, Any]]) -> list[str]:
+    return [
+        part["text"] if "text" in part else part["content"] for part in parts if "text" in part or "content" in part
+    ]
 
 
 class Witness:
@@ -157,7 +168,8 @@ class Witness:
         rows = self._rows.execute(INPUTS).fetchall()
         self._waits("input", [row[:3] for row in rows], keys)
         self._waits("work", self._rows.execute(WORK).fetchall(), keys)
-        for input_id, key, state, turn_id, turn_state, summary in rows:
+        used: dict[tuple[int, str], list[str]] = {}
+        for input_id, key, state, turn_id, turn_state, summary, given in rows:
             before = self._seen.get(("settled", input_id))
             assert before is None or before == (key, state, turn_id), f"{input_id} was settled before"
             if state in ("completed", "cancelled"):
@@ -165,10 +177,14 @@ class Witness:
             if state == "completed":
                 assert turn_state == "committed" and input_id in json.loads(summary)["input_ids"]
                 if before is None:
-                    (said,) = self._rows.execute(SAID, (f"m_ingress_{input_id}", key)).fetchone()
-                    assert said == 1, f"{input_id} was used and not said"
+                    used.setdefault((key, turn_id), []).extend(_texts(json.loads(given)["items"]))
             elif turn_id is not None and state != "cancelled":
                 assert turn_state == "running", f"{input_id} is held by a turn that does not run"
+        for (key, turn_id), texts in used.items():
+            # Texts that a turn began with stand in one message, a line each.
+            bodies = self._rows.execute(SAID, (key, turn_id)).fetchall()
+            said = [line for (parts,) in bodies for text in _texts(json.loads(parts)) for line in text.split("\n")]
+            assert sorted(said) == sorted(texts), f"what {turn_id} used is not what it was told"
 
     def _look_at_turns(self, keys: set[int]) -> None:
         """Stamps are for good, count without a gap in the order of the heads, and use every input once."""
