@@ -25,7 +25,8 @@ LashError
 ├── TurnCancelledError      7   turn_cancelled
 ├── PartialOutcomeError     8   partial_outcome
 ├── StoreError              1   store_commit_failed (ambiguous)
-│   ├── StoreUnusable       9   store_corrupt, schema_too_new: CorruptNode, MissingCheckpointComponent
+│   ├── StoreUnusable       9   store_corrupt, schema_too_new, store_replaced
+│   │                           CorruptNode, MissingCheckpointComponent
 │   ├── StoreLocked         75  store_locked
 │   └── QueuedWorkClaimSuperseded, TurnInputClaimSuperseded, Unsettled*Claim, TurnCancelWon
 ├── BusyError               75  retry is safe

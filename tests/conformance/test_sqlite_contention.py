@@ -17,13 +17,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from support.processes import start_process
 
 from lash_cli.core.codec import encode
-from lash_cli.errors import StoreLocked, StoreReadOnly
+from lash_cli.errors import StoreLocked, StoreReadOnly, StoreUnusable
 from lash_cli.store.base import ReadScope
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
@@ -294,3 +294,33 @@ def test_a_directory_in_the_place_of_the_database_is_a_permission_error(tmp_path
     with pytest.raises(StoreReadOnly):
         Database.open(tmp_path / "lash.db", clock=clock)
     assert list((tmp_path / "lash.db").iterdir()) == []
+
+
+@pytest.mark.parametrize("synchronous", ["full", "normal"])
+@pytest.mark.parametrize("what", ["replaced", "removed"])
+async def test_nothing_is_acknowledged_once_the_file_is_another_one_or_gone(
+    database_path: Path, clock: ManualClock, what: str, synchronous: Literal["full", "normal"]
+) -> None:
+    store = SqliteStore.open(database_path, clock, synchronous=synchronous)
+    await make.create(store, clock)
+    other = database_path.with_name("other.db")
+    SqliteStore.open(other, clock).close()
+    if what == "replaced":
+        os.replace(other, database_path)
+    else:
+        os.unlink(database_path)
+    before = _content(database_path)
+    for _ in range(2):
+        with pytest.raises(StoreUnusable) as caught:
+            await make.enqueue(store, "a")
+        assert (caught.value.code, caught.value.ambiguous) == ("store_replaced", False)
+    # Nor does what nobody is told get into the other file, however much of it there is.
+    for index in range(6):
+        values = (f"{index:064}", bytes(MIB))
+        await store.db.write(lambda connection, values=values: connection.execute(_STORE_BLOB, values), durable=False)
+    await store.aclose()
+    assert _content(database_path) == before
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None

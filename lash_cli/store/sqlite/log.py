@@ -15,7 +15,7 @@ import time
 from io import FileIO
 from typing import Final
 
-from lash_cli.errors import LashError, StoreError, StoreReadOnly, TooManyOpenFiles
+from lash_cli.errors import LashError, StoreError, StoreReadOnly, StoreUnusable, TooManyOpenFiles
 from lash_cli.store.sqlite.connections import (
     BRISK_CHECKPOINT,
     CHECKPOINTER_PRAGMAS,
@@ -46,27 +46,60 @@ class Log:
     """
 
     def __init__(self, path: StrPath) -> None:
+        self._database = path
         self._path = f"{path}-wal"
         # Not its number: what is interrupted between opening and keeping closes itself.
         self._file: FileIO | None = None
+        # Which file the connection that writes has opened.
+        self._place: tuple[int, int] | None = None
 
-    def open(self) -> FileIO:
-        """The open file, to be asked for before anything is committed that is to be synced. Raises `TooManyOpenFiles`,
-        `StoreReadOnly` where who found nothing to write may not write, and `StoreError`."""
+    def begin(self) -> None:
+        """Be the log of what stands under the name of the database now: the connection that writes is opened next."""
+        self.close()
+        status = os.stat(self._database)
+        self._place = status.st_dev, status.st_ino
+
+    def open(self) -> None:
+        """Be ready to sync: asked before anything is committed that is to be acknowledged.
+
+        Raises `StoreUnusable` (`store_replaced`) where another file or none stands under the name of the database:
+        what is committed into the old one nobody would find again. `TooManyOpenFiles`, `StoreReadOnly` where who found
+        nothing to write may not write, and `StoreError`.
+        """
+        self.require_place()
         if self._file is None:
-            try:
-                self._file = FileIO(self._path, "r+")
-            except PermissionError as error:
-                raise StoreReadOnly(f"{self._path} cannot be written: {error.strerror}") from error
-            except OSError as error:
-                unopened = StoreError(f"{self._path} cannot be opened: {error.strerror}")
-                raise TooManyOpenFiles.behind(error) or unopened from error
+            self._opened()
+
+    def require_place(self) -> None:
+        """Raise `StoreUnusable` (`store_replaced`), as `open`."""
+        try:
+            status = os.stat(self._database)
+        except OSError as error:
+            raise self._replaced(f"cannot be found any more ({error.strerror})") from error
+        if (status.st_dev, status.st_ino) != self._place:
+            raise self._replaced("is another file by now")
+
+    def _replaced(self, what: str) -> StoreUnusable:
+        return StoreUnusable(
+            f"{self._database} {what}, and this process has the old one open: nothing was written",
+            code="store_replaced",
+            hint="start again; to put a copy back while others work, stop them first: lash db restore FILE",
+        )
+
+    def _opened(self) -> FileIO:
+        try:
+            self._file = FileIO(self._path, "r+")
+        except PermissionError as error:
+            raise StoreReadOnly(f"{self._path} cannot be written: {error.strerror}") from error
+        except OSError as error:
+            unopened = StoreError(f"{self._path} cannot be opened: {error.strerror}")
+            raise TooManyOpenFiles.behind(error) or unopened from error
         return self._file
 
     def sync(self) -> None:
-        """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses, and as
-        `open` does."""
-        file = self.open()
+        """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses, and what
+        opening it raises."""
+        file = self._file or self._opened()
         try:
             _sync(file.fileno())
         except OSError as error:
@@ -79,7 +112,7 @@ class Log:
         time of its own, which makes its sync a third dearer.
         """
         try:
-            return self.open().seek(0, os.SEEK_END)
+            return (self._file or self._opened()).seek(0, os.SEEK_END)
         except (OSError, LashError):
             return 0
 
@@ -179,6 +212,8 @@ class Checkpointer:
                 # loses nothing.
                 with self._lock, contextlib.suppress(sqlite3.Error, LashError):
                     if self._connection is None:
+                        # Another file must not get what this log holds.
+                        self._log.require_place()
                         self._connection = connect(self._path, CHECKPOINTER_PRAGMAS)
                     self._copy_back(self._connection)
                 self._caught_up.set()

@@ -405,6 +405,7 @@ class Writer:
             if self._connection is None:
                 from lash_cli.store.sqlite.announcing import open_writing
 
+                self._log.begin()
                 self._connection = open_writing(self._path, self.lost_previews)
             patiently(self._connection, BEGIN_WRITE, self._lock_timeout_s)
             self._run_group(self._connection, group)
@@ -461,14 +462,14 @@ class Writer:
     def _commit(self, connection: WriterConnection, group: list[Request]) -> None:
         """Commit what a group did, tell who watches, and sync it if one of them asked for that."""
         if connection.in_transaction:
-            is_to_be_synced = not self._always_normal and any(request.durable for request in group)
-            if is_to_be_synced:
+            is_acknowledged = True in [request.durable for request in group]
+            if is_acknowledged:
                 # Who cannot open it has committed nothing.
                 self._log.open()
             connection.execute(COMMIT)
             # Before the sync: what is committed can be read at once, and the sync would only delay who watches.
             connection.announce(self.ring, is_whole=all(request.error is None for request in group))
-            if is_to_be_synced:
+            if is_acknowledged and not self._always_normal:
                 self._log.sync()
         else:
             connection.forget()
