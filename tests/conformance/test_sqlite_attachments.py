@@ -46,8 +46,7 @@ class TestSqliteAttachments(AttachmentLaws):
 async def test_the_commit_of_a_turn_adopts_what_it_stored_and_what_it_names_each_without_the_other(
     open_store: OpenStore, clock: ManualClock, is_named: bool, is_owned: bool
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     named = await store.put_attachment(make.SESSION, b"1", media_type=PNG, owner=None, now_ms=1)
     if is_owned:
         await store.put_attachment(make.SESSION, b"2", media_type=PNG, owner=("turn", "t1"), now_ms=1)

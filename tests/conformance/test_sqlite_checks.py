@@ -134,8 +134,7 @@ async def test_a_file_that_checks_against_lists_is_brought_up_to_date_with_every
 async def test_a_file_that_lacks_one_of_the_tables_is_brought_up_to_date_as_far_as_it_goes(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     await make.enqueue(store, "kept")
     store.close()
     with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as connection:

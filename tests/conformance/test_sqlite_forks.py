@@ -144,9 +144,7 @@ async def test_a_fork_and_a_move_of_the_head_cost_the_same_whatever_was_said(
 async def test_a_session_that_was_written_before_forks_could_share_is_read_and_forked(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
+    store, fence = await make.held(open_store, clock)
     await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2", "m3"])))
     await store.commit_runtime_state(make.commit(fence, make.append(["b2", "b3"], parent="m1"), expected=1))
     store.close()

@@ -104,9 +104,7 @@ async def test_only_the_journal_of_committed_turns_is_pruned(open_store: OpenSto
 async def test_what_a_head_a_frame_or_an_attachment_names_is_kept_and_the_rest_goes(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
+    store, fence = await make.held(open_store, clock)
 
     def named(**bodies: bytes) -> dict[str, CheckpointComponent]:
         return {name: CheckpointComponent(body=body) for name, body in bodies.items()}
@@ -190,8 +188,7 @@ async def test_one_live_head_that_does_not_decode_aborts_the_whole_sweep(
 async def test_a_journal_row_whose_scope_does_not_decode_is_kept_and_does_not_stop_the_sweep(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     await journal(store, clock, "not json", None)
     await store.gc_unreachable()
     assert len(await store.journal_rows("not json")) == 1
@@ -294,9 +291,7 @@ async def test_a_settled_input_is_kept_for_its_own_turn_and_for_no_other(
 async def test_what_was_settled_or_hidden_of_late_is_kept_however_old_it_is(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
+    store, fence = await make.held(open_store, clock)
     await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
     await store.commit_runtime_state(make.commit(fence, make.append(["b2"], parent="m1"), expected=1))
     await store.tombstone_nodes(make.SESSION, ["m2"])

@@ -26,8 +26,7 @@ async def removed(store: SqliteStore, statement: str) -> int:
 async def test_numbers_go_on_behind_rows_that_went_in_any_order(
     open_store: OpenStore, clock: ManualClock, order: str
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     given = [(await make.enqueue(store, f"i{number}")).enqueue_seq for number in range(1, 6)]
     assert given == [1, 2, 3, 4, 5]
     for number in order.split():
@@ -39,8 +38,7 @@ async def test_numbers_go_on_behind_rows_that_went_in_any_order(
 
 
 async def test_numbers_go_on_behind_a_session_that_was_deleted(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     await make.create(store, clock, "other")
     await make.enqueue(store, "a", session_id="other")
     await make.put(store, make.wake(1), make.wake(2))

@@ -89,9 +89,7 @@ async def test_no_statement_walks_nodes_that_it_does_not_want(open_store: OpenSt
 async def test_a_long_message_takes_little_more_than_its_bytes(
     open_store: OpenStore, clock: ManualClock, database_path: Path, length: int, most: int
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
+    store, fence = await make.held(open_store, clock)
     count, parent = 200, None
     for number in range(count):
         said = make.message(f"m{number}", "x" * length, Role.ASSISTANT)

@@ -279,8 +279,7 @@ class Writes:
 async def test_a_look_that_finds_nothing_opens_no_write_transaction(
     open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     fence = make.fence_of_lane(await make.start(store, clock, "t1"))
     await make.put(store, make.work("a", delivery=DeliveryPolicy.AFTER_CURRENT_TURN_COMMIT))
     writes = Writes(store, monkeypatch)
@@ -303,8 +302,7 @@ async def test_a_look_that_finds_nothing_opens_no_write_transaction(
 async def test_no_commit_asks_when_the_log_was_written_last(
     open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     asked: list[str] = []
     stat = os.stat
 
@@ -348,8 +346,7 @@ async def test_what_may_take_long_is_never_written_by_the_event_loop(
 async def test_what_is_acknowledged_is_synced_and_what_only_holds_is_not(
     open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     writes = Writes(store, monkeypatch)
     assert await writes.of(make.enqueue(store, "i1")) == [True]
     assert await writes.of(make.enqueue(store, "i2")) == [True]

@@ -192,8 +192,7 @@ async def test_what_is_held_in_a_file_with_two_indexes_of_it_is_found_driven_to_
 async def test_what_a_dropped_turn_gives_back_is_told_in_the_order_it_came(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     lane = await make.start(store, clock, "t1")
     fence = make.fence_of_lane(lane)
     for name, input_id in (("c2", "first"), ("c1", "second")):
@@ -235,8 +234,7 @@ NO_TEXT = "UPDATE inputs SET input = CAST(x'7bff' AS TEXT) WHERE input_id = ?"
 async def test_an_input_that_does_not_decode_is_named_and_never_skipped(
     open_store: OpenStore, clock: ManualClock, damage: str
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     await make.enqueue(store, "bad", key="k")
     await make.enqueue(store, "good")
     await execute(store, damage, "bad")
@@ -260,8 +258,7 @@ async def test_an_input_that_does_not_decode_is_named_and_never_skipped(
 async def test_an_input_that_does_not_decode_is_cancelled_by_its_id_and_shows_what_is_stored(
     open_store: OpenStore, clock: ManualClock, damage: str, shown: str
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     await make.enqueue(store, "bad")
     await make.enqueue(store, "good")
     await execute(store, damage, "bad")
@@ -275,8 +272,7 @@ async def test_an_input_that_does_not_decode_is_cancelled_by_its_id_and_shows_wh
 async def test_a_turn_whose_text_no_longer_decodes_can_be_given_back_and_cut(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     lane = await make.start(store, clock, "t1")
     await execute(store, DAMAGE, "in-t1")
     clock.tick(TTL_SECONDS)
@@ -294,8 +290,7 @@ async def test_a_turn_whose_text_no_longer_decodes_can_be_given_back_and_cut(
 async def test_a_boundary_of_another_program_is_left_waiting_and_goes_to_the_next_turn(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     lane = await make.start(store, clock, "t1")
     await make.enqueue(store, "odd", ingress=ActiveTurn("t1"))
     await make.enqueue(store, "plain", ingress=ActiveTurn("t1"))
@@ -343,8 +338,7 @@ BAD_BATCHES = [
 async def test_a_batch_that_does_not_decode_is_parked_and_what_stands_behind_it_goes(
     open_store: OpenStore, clock: ManualClock, damage: str, where: str
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     if where == "command":
         bad, good = await make.put(store, make.command("bad"), make.command("good"))
     elif where == "group":
@@ -380,8 +374,7 @@ async def test_a_batch_that_does_not_decode_is_parked_and_what_stands_behind_it_
 async def test_a_line_of_nothing_but_rubbish_is_parked_and_the_pass_is_idle(
     open_store: OpenStore, clock: ManualClock, damage: str
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     ids = await make.put(store, make.wake(1), make.work("a"), make.work("b"))
     for batch_id in ids:
         await execute(store, damage, batch_id)
@@ -396,16 +389,14 @@ async def test_a_line_of_nothing_but_rubbish_is_parked_and_the_pass_is_idle(
 
 
 async def test_commands_behind_rubbish_go_in_the_same_pass(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     bad, _ = await make.put(store, make.wake(), make.command())
     await execute(store, BAD_BATCHES[0], bad)
     assert make.granted(await store.open_lane(make.drain_request(clock))).commands_due
 
 
 async def test_a_named_batch_that_does_not_decode_is_refused(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     (bad,) = await make.put(store, make.wake())
     await execute(store, BAD_BATCHES[0], bad)
     idle = make.idle(await store.open_lane(make.drain_request(clock, batch_ids=(bad,))))
@@ -417,8 +408,7 @@ async def test_a_named_batch_that_does_not_decode_is_refused(open_store: OpenSto
 async def test_a_claimed_batch_that_no_longer_decodes_can_be_found_and_given_back(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     (bad,) = await make.put(store, make.wake())
     lane = make.granted(await store.open_lane(make.drain_request(clock)))
     assert lane.work is not None

@@ -31,9 +31,7 @@ class TestSqliteNamesAndCosts(ShelfLaws):
 async def test_an_imported_frame_is_read_from_where_it_begins(
     open_store: Callable[[], SqliteStore], clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
+    store, fence = await make.held(open_store, clock)
     await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
     frames, _ = open_frame(make.frames(), "second", "compaction", 7)
     delta = make.append(["c1"], parent="m2", frame_id="second")

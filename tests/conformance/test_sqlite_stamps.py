@@ -176,8 +176,7 @@ async def test_rows_of_schema_7_are_read_replayed_and_exported_as_they_were(
 
 
 async def test_a_turn_has_the_index_that_its_commit_says(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     lane = await make.start(store, clock, "t1")
     assert lane.turn is not None and lane.turn.turn_index == 1
     commit = make.commit(

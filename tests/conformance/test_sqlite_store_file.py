@@ -154,9 +154,7 @@ _NO_UTF8 = "CAST(x'7bff' AS TEXT)"
 async def test_a_damaged_node_is_named_and_never_skipped(
     open_store: OpenStore, clock: ManualClock, stored: str
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
+    store, fence = await make.held(open_store, clock)
     await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
     damage = f"UPDATE nodes SET body = {stored} WHERE node_id = 'm2'"
     await store.db.write(lambda connection: connection.execute(damage).rowcount, durable=True)
@@ -170,8 +168,7 @@ async def test_a_damaged_node_is_named_and_never_skipped(
 
 
 async def test_text_that_is_none_any_more_is_damage_and_not_repeated(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     damage = "UPDATE sessions SET name = CAST(x'73656372657420ff' AS TEXT)"
     await store.db.write(lambda connection: connection.execute(damage).rowcount, durable=True)
     with pytest.raises(StoreUnusable) as caught:
@@ -198,9 +195,7 @@ UPDATE nodes SET body = (SELECT body FROM nodes WHERE node_id = 'm40') || ',' ||
 async def test_a_damaged_path_is_refused_however_many_rows_are_decoded_at_once(
     open_store: OpenStore, clock: ManualClock, damage: str, told: dict[str, object]
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
+    store, fence = await make.held(open_store, clock)
     await store.commit_runtime_state(make.commit(fence, make.append([f"m{index}" for index in range(100)])))
     await store.db.write(lambda connection: connection.execute(damage).rowcount, durable=True)
     with pytest.raises(StoreUnusable) as caught:
@@ -216,9 +211,7 @@ async def test_a_damaged_path_is_refused_however_many_rows_are_decoded_at_once(
 async def test_only_a_short_conversation_is_read_on_the_thread_of_the_event_loop(
     open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, count: int, chars: int, is_inline: bool
 ) -> None:
-    store = open_store()
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
+    store, fence = await make.held(open_store, clock)
     nodes = chain(
         [make.message(f"m{index}", "x" * chars) for index in range(count)],
         parent_node_id=None,
@@ -239,9 +232,7 @@ async def test_only_a_short_conversation_is_read_on_the_thread_of_the_event_loop
 
 
 async def test_a_message_stored_twice_is_said_once(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
+    store, fence = await make.held(open_store, clock)
     await store.commit_runtime_state(make.commit(fence, make.append([f"m{index}" for index in range(100)])))
     repeat = "UPDATE nodes SET body = (SELECT body FROM nodes WHERE node_id = 'm7') WHERE node_id = 'm90'"
     await store.db.write(lambda connection: connection.execute(repeat).rowcount, durable=True)
@@ -251,8 +242,7 @@ async def test_a_message_stored_twice_is_said_once(open_store: OpenStore, clock:
 
 
 async def test_an_undecodable_head_aborts_the_sweep(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    await make.create(store, clock)
+    store = await make.opened(open_store, clock)
     attachment = await store.put_attachment(make.SESSION, b"x", media_type="text/plain", owner=None, now_ms=1)
     unreferenced = "INSERT INTO blobs (hash, content) VALUES ('aa', x'00')"
     await store.db.write(lambda connection: connection.execute(unreferenced).rowcount, durable=True)

@@ -120,9 +120,7 @@ class ArchiveLaws:
         assert source is not None and [node.node_id for node in source.nodes] == ["m0", "b2"]
 
     async def test_frames_begin_where_they_began(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
         frames, _ = open_frame(make.frames(), "second", "compaction", 7)
         delta = make.append(["c1", "c2"], parent="m2", frame_id="second")
@@ -173,8 +171,7 @@ class ArchiveLaws:
         assert archived == {refs[2]: (f"one of {S}", b"one"), refs[3]: (f"two of {S}", b"two")}
 
     async def test_a_session_without_a_commit_is_archived_too(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         archive = await store.export_session(S)
         await store.import_session(archive, NEW)
         assert await store.load_session(NEW, ReadScope.HEAD) is None
@@ -201,8 +198,7 @@ class ArchiveLaws:
     async def test_what_waits_goes_along_in_its_order_and_waits_until_somebody_releases_it(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock, text="running", key="host:k")))
         steered = InputDraft(S, "in-now", TurnInput.text("steered"), ActiveTurn("t1"))
         later = InputDraft(S, "in-later", TurnInput.text("later"), source_key="host:later")

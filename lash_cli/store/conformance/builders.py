@@ -5,8 +5,8 @@ Everything has a default; a law names only what it is about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -70,6 +70,8 @@ MODEL = ModelSpec("model-1")
 CONFIG = PersistedSessionConfig("loopback", MODEL)
 POLICY = SessionPolicy(MODEL, "loopback")
 
+Store = TypeVar("Store", bound=RuntimePersistence)
+
 
 def owner(name: str = "a", incarnation: str = "1") -> LeaseOwnerIdentity:
     """An owner about whose life nothing is known."""
@@ -79,6 +81,19 @@ def owner(name: str = "a", incarnation: str = "1") -> LeaseOwnerIdentity:
 async def create(store: RuntimePersistence, clock: Clock, session_id: str = SESSION) -> None:
     """A session with the default configuration."""
     await store.create_session(SessionCreate(session_id, CONFIG, clock.now_ms()))
+
+
+async def opened(open_store: Callable[[], Store], clock: Clock) -> Store:
+    """A handle of a storage that has the session."""
+    store = open_store()
+    await create(store, clock)
+    return store
+
+
+async def held(open_store: Callable[[], Store], clock: Clock) -> tuple[Store, LeaseFence]:
+    """As `opened`, and the fence of the session's lane."""
+    store = await opened(open_store, clock)
+    return store, await fence_of(store, clock)
 
 
 async def take(

@@ -43,8 +43,7 @@ class CommitLaws:
     async def test_each_commit_moves_the_head_by_one_and_reads_back(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         assert await store.load_session(S, ReadScope.ACTIVE_PATH) is None
         fence = await make.fence_of(store, clock)
         first = await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"]), turn_index=1))
@@ -79,9 +78,7 @@ class CommitLaws:
     async def test_no_expectation_is_refused_on_an_existing_head_unless_it_is_replaced(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
         with pytest.raises(HeadRevisionConflict):
             await store.commit_runtime_state(make.commit(fence, make.append(["m2"], parent="m1")))
@@ -89,8 +86,7 @@ class CommitLaws:
         assert replaced.head_revision == 2
 
     async def test_parts_of_another_session_are_refused(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         fence = await make.fence_of(store, clock)
         foreign_fence = await make.fence_of(store, clock, session_id="s2")
@@ -113,9 +109,7 @@ class CommitLaws:
     async def test_checkpoint_components_are_kept_replaced_and_cleared(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         first = await store.commit_runtime_state(
             make.commit(
                 fence,
@@ -152,9 +146,7 @@ class CommitLaws:
             )
 
     async def test_usage_rows_sum(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         deltas = (make.usage(3), make.usage(4), make.usage(5, "child"))
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), usage_deltas=deltas))
         await store.commit_runtime_state(
@@ -170,9 +162,7 @@ class CommitLaws:
     async def test_a_replayed_stamp_answers_without_a_lease_and_another_content_conflicts(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         proposal = make.commit(fence, make.append(["m1"]), turn=make.stamp(), usage_deltas=(make.usage(),))
         first = await store.commit_runtime_state(proposal)
         clock.tick(make.TTL_MS / 1000)
@@ -191,9 +181,7 @@ class CommitLaws:
     async def test_a_replayed_stamp_performs_the_release_but_never_a_successors(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=make.stamp()))
         again = make.commit(fence, make.append(["m1"]), turn=make.stamp(), release=True)
         await store.commit_runtime_state(again)
@@ -205,8 +193,7 @@ class CommitLaws:
     async def test_a_stale_fence_cannot_commit_and_changes_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         stale = await make.fence_of(store, clock)
         clock.tick(make.TTL_MS / 1000)
         before = await snapshot(store)
@@ -219,8 +206,7 @@ class CommitLaws:
         await store.commit_runtime_state(make.commit(current, make.append(["m1"])))
 
     async def test_any_refusal_rolls_everything_back(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock)))
         fence = make.fence_of_lane(lane)
         before = await snapshot(store)
@@ -242,9 +228,7 @@ class CommitLaws:
             assert await snapshot(store) == before
 
     async def test_a_commit_beyond_the_budget_is_refused(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         too_many = [f"m{index}" for index in range(MAX_COMMIT_NODES + 1)]
         with pytest.raises(ConflictError) as caught:
             await store.commit_runtime_state(make.commit(fence, make.append(too_many)))
@@ -254,9 +238,7 @@ class CommitLaws:
     async def test_a_commit_with_release_frees_the_lane_and_keeps_the_fence(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), release=True))
         row = await store.session_row(S)
         assert row is not None and row.lease.token is None
@@ -264,8 +246,7 @@ class CommitLaws:
         assert (await make.take(store, clock, "b")).fencing_token == fence.fencing_token + 1
 
     async def test_a_commit_is_activity_and_ends_parking(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await store.set_session_flags(S, closed_at_ms=None, parked_at_ms=9)
         fence = await make.fence_of(store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), now_ms=77))
@@ -275,9 +256,7 @@ class CommitLaws:
     async def test_a_cancel_that_reached_the_gate_first_must_be_committed_with_its_evidence(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         assert await open_store().request_turn_cancel(S, "t1", make.evidence(), 1) is None
         before = await snapshot(store)
         for late in (make.stamp(), make.stamp(cancellation=make.evidence("r2"))):
@@ -290,9 +269,7 @@ class CommitLaws:
         assert await store.cancel_gate(S, "t1") == CancelRequested(make.evidence())
 
     async def test_a_completed_turn_seals_the_gate(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         assert await store.cancel_gate(S, "t1") is None
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=make.stamp()))
         assert await store.request_turn_cancel(S, "t1", make.evidence(), 1) == CompletionSealed()
@@ -318,8 +295,7 @@ class CommitLaws:
         assert await store.cancel_requests() == (("s3", "t1", make.evidence("r3")),)
 
     async def test_the_second_cancel_request_learns_the_first(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await store.request_turn_cancel(S, "t1", make.evidence("r1"), 1)
         standing = await store.request_turn_cancel(S, "t1", make.evidence("r2"), 2)
         assert standing == CancelRequested(make.evidence("r1"))
@@ -327,9 +303,7 @@ class CommitLaws:
     async def test_a_cancel_of_the_turns_own_is_recorded_with_the_commit(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         turn = make.stamp(cancellation=make.evidence("ctrl-c"))
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=turn))
         assert await store.cancel_gate(S, "t1") == CancelRequested(make.evidence("ctrl-c"))

@@ -53,8 +53,7 @@ class DemandLaws:
         unfinished: str | None,
         later: bool,
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         soon = clock.now_ms() + LATER_MS
         await self._arrange(store, clock, what, soon)
         demand = await open_store().demand(S)
@@ -118,8 +117,7 @@ class DemandLaws:
         assert await names(store) == ["open"]
 
     async def test_an_absent_or_deleted_session_has_no_demand(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await store.delete_session(S, 1)
         with pytest.raises(SessionDeleted):
             await store.demand(S)

@@ -44,8 +44,7 @@ class DrainLaws:
     async def test_up_to_64_inputs_become_one_turn_in_order_before_any_turn_work(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         (wake,) = await make.put(store, make.wake())
         clock.tick(1)
         for index in range(66):
@@ -66,8 +65,7 @@ class DrainLaws:
         assert last.turn is not None and (last.turn.origin, last.turn.turn_index) == ("wake", 3)
 
     async def test_turn_work_goes_as_the_group_at_the_head(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         task = frame_task_draft(S, "t0", AgentFrameTask("f2", "go on"))
         ids = await make.put(store, task, make.work("a"), make.work("b"), make.wake())
         seen = []
@@ -81,8 +79,7 @@ class DrainLaws:
     async def test_a_turn_of_inputs_gets_the_id_they_ask_for_while_no_turn_has_it(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         seen = []
         for number in range(2):
             await make.enqueue(store, f"plain{number}")
@@ -102,8 +99,7 @@ class DrainLaws:
     async def test_commands_go_before_input_only_when_strictly_older(
         self, open_store: OpenStore, clock: MovableClock, order: str, is_command_first: bool
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         if order == "input older":
             await make.enqueue(store, "i1")
             clock.tick(0.001)
@@ -123,8 +119,7 @@ class DrainLaws:
     async def test_after_the_commands_the_same_request_takes_what_comes_next(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         commands = await make.put(store, make.command("a"), make.command("b"))
         clock.tick(1)
         await make.enqueue(store, "i1")
@@ -143,8 +138,7 @@ class DrainLaws:
         assert make.ids_of(following.claim) == ["i1"]
 
     async def test_a_command_behind_turn_work_waits_for_it(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         wake, _ = await make.put(store, make.wake(), make.command())
         lane = make.granted(await store.open_lane(make.drain_request(clock)))
         assert make.ids_of(lane.work) == [wake]
@@ -154,8 +148,7 @@ class DrainLaws:
     async def test_named_batches_are_taken_and_waiting_input_is_untouched(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         _, second = await make.put(store, make.wake(1), make.wake(2))
         lane = make.granted(await store.open_lane(make.drain_request(clock, batch_ids=(second,))))
@@ -163,8 +156,7 @@ class DrainLaws:
         assert await make.pending_ids(store) == ["i1"]
 
     async def test_leading_commands_go_before_named_batches(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         _, wake = await make.put(store, make.command(), make.wake())
         request = make.drain_request(clock, batch_ids=(wake,))
         lane = make.granted(await store.open_lane(request))
@@ -176,8 +168,7 @@ class DrainLaws:
     async def test_named_batches_that_cannot_go_say_why_and_nothing_is_written(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         soon = clock.now_ms() + 10_000
         first, second, later, latest, settled, cancelled = await make.put(
             store,
@@ -211,8 +202,7 @@ class DrainLaws:
     async def test_a_pass_over_named_batches_sends_what_no_turn_takes_to_the_next(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "steered", ingress=ActiveTurn("gone"))
         (wake,) = await make.put(store, make.wake())
         lane = make.granted(await store.open_lane(make.drain_request(clock, batch_ids=(wake,))))
@@ -223,8 +213,7 @@ class DrainLaws:
     async def test_a_pass_that_takes_no_inputs_leaves_them_as_they_are(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "next")
         await make.enqueue(store, "steered", ingress=ActiveTurn("t9"))
         mark = await store.change_mark()
@@ -239,8 +228,7 @@ class DrainLaws:
     async def test_an_empty_pass_writes_nothing_and_takes_no_lease(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         mark = await store.change_mark()
         assert make.idle(await store.open_lane(make.drain_request(clock))).reason == "empty"
         assert await store.change_mark() == mark
@@ -256,8 +244,7 @@ class DrainLaws:
         assert make.ids_of(make.granted(await store.open_lane(make.drain_request(clock))).work)[0] == first
 
     async def test_a_pass_finds_its_own_claims_gone(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         await make.put(store, make.wake(), make.command())
         fence = await make.fence_of(store, clock)
@@ -269,8 +256,7 @@ class DrainLaws:
         assert row is not None and row.lease.fencing_token == fence.fencing_token
 
     async def test_a_busy_lane_is_left_alone(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.start(store, clock, "t1")
         await make.enqueue(store, "i1")
         mark = await store.change_mark()
@@ -293,8 +279,7 @@ class DrainLaws:
         assert len(await stores[0].unfinished_turns()) == 1
 
     async def test_a_pass_names_its_turn_and_brings_no_text(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         request = make.drain_request(clock)
         for wrong, code in (
             (msgspec.structs.replace(request, turn_id=None), "turn_id_missing"),

@@ -100,9 +100,7 @@ class ForkLaws:
     async def test_a_fork_takes_configuration_and_checkpoint_but_neither_turns_nor_cost(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         done = await store.commit_runtime_state(
             make.commit(
                 fence,
@@ -153,9 +151,7 @@ class ForkLaws:
     async def test_a_fork_at_a_node_of_an_older_frame_is_in_that_frame(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
         opened, _ = open_frame(make.frames(), "f2", "compaction", 9)
         delta = make.append(["n1", "n2"], parent="m2", frame_id="f2")
@@ -181,9 +177,7 @@ class ForkLaws:
     async def test_a_fork_that_shares_nothing_of_its_frame_grows_in_it(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
         opened, _ = open_frame(make.frames(), "f2", "continue_as", 9)
         await store.commit_runtime_state(make.commit(fence, Unchanged("m2"), expected=1, with_frames=opened))
@@ -283,8 +277,7 @@ class ForkLaws:
     async def test_attachments_of_the_shared_path_stay_readable(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         named = await store.put_attachment(S, b"named", media_type="text/plain", owner=None, now_ms=1)
         other = await store.put_attachment(S, b"other", media_type="text/plain", owner=None, now_ms=1)
         fence = await make.fence_of(store, clock)
@@ -332,8 +325,7 @@ class ForkLaws:
     async def test_a_fork_waits_for_nobody_and_sees_what_is_committed(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.start(store, clock, "t1")
         await fork(open_store(), clock)
         row = await store.session_row(F)
@@ -344,8 +336,7 @@ class ForkLaws:
     async def test_a_turn_from_the_queue_of_a_fork_never_has_the_id_of_one_that_it_shares(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         answer = make.append([own_message_id("t1", 1)])
         commit = make.commit(

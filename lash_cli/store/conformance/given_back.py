@@ -30,8 +30,7 @@ class GivenBackLaws:
     async def test_an_abandoned_claim_can_be_cancelled_and_abandoning_again_is_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         fence = await make.fence_of(store, clock)
         claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
@@ -46,8 +45,7 @@ class GivenBackLaws:
     async def test_abandoning_a_superseded_claim_leaves_the_successor_alone(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         fence = await make.fence_of(store, clock)
         old = await store.claim_next_turn_inputs(fence, claim_token="ct1")
@@ -61,8 +59,7 @@ class GivenBackLaws:
     async def test_abandoning_what_a_checkpoint_took_drops_the_turn_it_was_delivered_into(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         fence = make.fence_of_lane(lane)
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
@@ -83,8 +80,7 @@ class GivenBackLaws:
     async def test_a_dead_process_cannot_give_back_what_its_successor_drives_again(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         await make.put(store, make.wake())
@@ -135,8 +131,7 @@ class GivenBackLaws:
     async def test_abandoning_what_a_turn_started_from_drops_it_with_all_it_took(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         (batch,) = await make.put(store, make.wake())
@@ -155,8 +150,7 @@ class GivenBackLaws:
     async def test_a_turn_that_is_dropped_takes_its_journal_along(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         scopes = [scope_key(TurnScope(S, turn_id)) for turn_id in ("t1", "t2")]
         for scope in scopes:
@@ -179,8 +173,7 @@ class GivenBackLaws:
     async def test_a_turn_that_is_dropped_takes_its_promises_along(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         keys = [await store.wait_key(TurnScope(S, turn_id), ToolCompletionWait("c1")) for turn_id in ("t1", "t2")]
         for key in keys:
@@ -193,8 +186,7 @@ class GivenBackLaws:
     async def test_a_claim_of_a_committed_turn_gives_nothing_back(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         await store.commit_runtime_state(
             make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
@@ -207,8 +199,7 @@ class GivenBackLaws:
     async def test_abandoning_in_a_session_that_is_gone_is_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         for session_id in (S, "s2"):
             await make.enqueue(store, f"i-{session_id}", session_id=session_id)
@@ -221,8 +212,7 @@ class GivenBackLaws:
     async def test_an_open_claim_is_found_by_its_id_and_a_settled_one_is_not(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.enqueue(store, "i1", session_id="s2")
         lane = make.granted(await store.open_lane(make.drain_request(clock, session_id="s2")))
@@ -243,8 +233,7 @@ class GivenBackLaws:
     async def test_the_commit_of_a_turn_defers_once_what_it_did_not_take(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         fence = make.fence_of_lane(lane)
         await make.enqueue(store, "taken", ingress=ActiveTurn("t1"))
@@ -273,8 +262,7 @@ class GivenBackLaws:
     async def test_a_commit_that_settles_nothing_gives_back_all_its_turn_took(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         (batch,) = await make.put(store, make.wake())
         await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
@@ -288,8 +276,7 @@ class GivenBackLaws:
     async def test_a_drain_takes_up_text_addressed_to_turns_that_run_no_more(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         orphan = await make.enqueue(store, "orphan", ingress=ActiveTurn("t0", "before_completion"))
         await make.enqueue(store, "next")
         lane = make.granted(await store.open_lane(make.drain_request(clock)))
@@ -304,8 +291,7 @@ class GivenBackLaws:
     async def test_orphans_are_deferred_of_one_turn_or_of_all_that_do_not_run(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         for turn_id in ("t0", "t1", "t2", "t3"):
             await make.enqueue(store, f"for-{turn_id}", ingress=ActiveTurn(turn_id))

@@ -104,9 +104,7 @@ class GraphLaws:
     async def test_a_new_frame_hides_the_old_ones_nodes_and_keeps_its_own_parents(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
         opened, _ = open_frame(make.frames(), "f2", "compaction", 9)
         delta = make.append(["n1", "n2"], parent="m2", frame_id="f2")
@@ -123,9 +121,7 @@ class GraphLaws:
     async def test_frames_of_which_not_exactly_one_would_be_active_are_refused(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         (first,) = make.frames()
         _, second = open_frame(make.frames(), "f2", "compaction", 9)[0]
         left = msgspec.structs.replace(first, status=FrameStatus.SUPERSEDED)
@@ -145,9 +141,7 @@ class GraphLaws:
     async def test_an_opened_frame_without_nodes_has_an_empty_path(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
         opened, _ = open_frame(make.frames(), "f2", "continue_as", 9)
         await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=1, with_frames=opened))
@@ -156,8 +150,7 @@ class GraphLaws:
     async def test_the_head_alone_is_the_same_head_without_nodes(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         assert await store.load_session(S, ReadScope.HEAD) is None
         fence = await make.fence_of(store, clock)
         opened, _ = open_frame(make.frames(), "f2", "compaction", 9)
@@ -181,9 +174,7 @@ class GraphLaws:
         assert msgspec.structs.replace(head, nodes=path.nodes) == path
 
     async def test_a_cause_is_kept(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         plain = make.nodes(["m1"])[0]
         caused = SessionNode(plain.node_id, None, plain.agent_frame_id, 1, plain.payload, CausalRef("turn", "t1", 2))
         await store.commit_runtime_state(make.commit(fence, ReplaceFull((caused,), "m1")))
@@ -203,9 +194,7 @@ class GraphLaws:
     async def test_a_full_replacement_has_the_frames_it_names_and_no_others(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
         frames, _ = open_frame(make.frames(), "second", "compaction", 7)
         delta = make.append(["c1"], parent="m1", frame_id="second")
@@ -236,9 +225,7 @@ class GraphLaws:
     async def test_gc_deletes_what_no_head_names_and_keeps_the_rest(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         old = await store.commit_runtime_state(
             make.commit(fence, make.append(["m1"]), components={"a": CheckpointComponent(body=b"old")})
         )
@@ -253,8 +240,7 @@ class GraphLaws:
             await store.load_component(old.component_refs["a"])
 
     async def test_vacuum_removes_terminal_inputs_only(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock)))
         assert (await store.vacuum(S))["inputs"] == 0
         await store.commit_runtime_state(

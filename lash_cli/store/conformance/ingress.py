@@ -64,8 +64,7 @@ class IngressLaws:
     async def test_inputs_are_listed_in_the_order_they_came_each_session_by_itself(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         for index in range(3):
             await make.enqueue(store, f"a{index}")
@@ -78,8 +77,7 @@ class IngressLaws:
         assert row is not None and row.pending_inputs == 3
 
     async def test_an_input_keeps_what_was_submitted(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         content = TurnInput((TextItem("one"), TextItem("two")), trace_turn_id="t7")
         stored = await store.enqueue_turn_input(InputDraft(S, "i1", content, ActiveTurn("t1"), "host:k"))
         assert (stored.input, stored.ingress, stored.source_key) == (content, ActiveTurn("t1"), "host:k")
@@ -91,8 +89,7 @@ class IngressLaws:
         assert await store.inputs(S, pending_only=True) == (stored,)
 
     async def test_an_unknown_input_or_key_is_none(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.enqueue(store, "i1", key="k")
         assert await store.turn_input("s2", "i1") is None
@@ -103,8 +100,7 @@ class IngressLaws:
     async def test_what_is_unsettled_is_listed_from_a_place_on_whoever_holds_it(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.enqueue(store, "used")
         await settle(store, clock)
@@ -122,8 +118,7 @@ class IngressLaws:
     async def test_a_replayed_key_returns_the_row_with_its_present_state(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         first = await make.enqueue(store, "i1", "text", key="k")
         clock.tick(5)
         assert await make.enqueue(open_store(), "i2", "text", key="k") == first
@@ -138,8 +133,7 @@ class IngressLaws:
     async def test_a_key_of_another_submission_conflicts_and_stores_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1", "text", key="k")
         for text, ingress in (("other", NextTurn()), ("text", ActiveTurn("t1"))):
             with pytest.raises(PendingTurnInputSourceKeyConflict) as caught:
@@ -151,8 +145,7 @@ class IngressLaws:
         assert len(await store.inputs(S, pending_only=False)) == 1
 
     async def test_a_key_belongs_to_its_session(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.enqueue(store, "i1", "text", key="k")
         other = await make.enqueue(store, "i2", "other", key="k", session_id="s2")
@@ -168,8 +161,7 @@ class IngressLaws:
         assert len(await stores[0].inputs(S, pending_only=False)) == 1
 
     async def test_an_input_id_is_used_once_in_all_sessions(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.enqueue(store, "i1")
         for session_id in (S, "s2"):
@@ -180,8 +172,7 @@ class IngressLaws:
     async def test_a_vacuum_frees_the_keys_of_settled_inputs_and_counts_them(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.enqueue(store, "i1", "text", key="k")
         await make.enqueue(store, "x1", session_id="s2")
@@ -200,8 +191,7 @@ class IngressLaws:
     async def test_the_number_of_a_vacuumed_row_is_not_issued_again(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         last = await make.enqueue(store, "i1")
         await store.cancel_turn_inputs(S, [ByInputId("i1")])
         await store.vacuum(S)
@@ -226,8 +216,7 @@ class IngressLaws:
         assert isinstance(result.outcome, Cancelled), "what waits in a closed session can still be taken out"
 
     async def test_a_deleted_session_takes_its_rows_along(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         (batch,) = await make.put(store, make.wake())
         await store.delete_session(S, 1)
@@ -238,8 +227,7 @@ class IngressLaws:
     async def test_a_set_is_judged_in_the_order_given_with_missing_and_repeated_targets(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.enqueue(store, "done", key="host:done")
         await settle(store, clock)
@@ -273,13 +261,11 @@ class IngressLaws:
         assert await make.pending_ids(store, "s2") == ["foreign"]
 
     async def test_nothing_to_cancel_is_no_result(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         assert await store.cancel_turn_inputs(S, []) == ()
 
     async def test_only_what_nobody_holds_is_cancelled(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         for index in range(3):
             await make.enqueue(store, f"i{index}")
         lane = make.granted(await store.open_lane(make.drain_request(clock, max_inputs=2)))
@@ -294,8 +280,7 @@ class IngressLaws:
     async def test_who_cancels_under_a_name_finds_what_it_took_out_and_nothing_else(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         for name in ("a", "b", "c"):
             await make.enqueue(store, name)
@@ -312,8 +297,7 @@ class IngressLaws:
     async def test_several_inputs_are_queued_in_order_all_or_none(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "a", key="k")
         drafts = [make.input_draft("b"), make.input_draft("again", key="k"), make.input_draft("c")]
         stored = await store.enqueue_turn_inputs(drafts)
@@ -324,8 +308,7 @@ class IngressLaws:
         assert await store.enqueue_turn_inputs([]) == ()
 
     async def test_a_used_input_names_its_turn(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "used")
         await settle(store, clock, "d1")
         await make.enqueue(store, "cut")
@@ -334,8 +317,7 @@ class IngressLaws:
         assert await open_store().turns_of_inputs(S) == {"used": "d1"}
 
     async def test_a_cancelled_input_enters_no_turn(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         await make.enqueue(store, "i2")
         await store.cancel_turn_inputs(S, [ByInputId("i1")])
@@ -346,8 +328,7 @@ class IngressLaws:
     async def test_a_suffix_covers_every_row_from_the_anchor_on_and_leaves_held_ones(
         self, open_store: OpenStore, clock: MovableClock, anchor: PendingTurnInputCancelTarget
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         lane = await make.start(store, clock, "t1")
         await make.enqueue(store, "i0")
@@ -366,8 +347,7 @@ class IngressLaws:
         assert await make.pending_ids(store, "s2") == ["foreign"]
 
     async def test_the_anchor_of_a_suffix_is_only_a_place(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "done")
         await settle(store, clock)
         await make.enqueue(store, "i1")
@@ -381,8 +361,7 @@ class IngressLaws:
     async def test_a_missing_or_foreign_anchor_changes_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.enqueue(store, "i1")
         await make.enqueue(store, "foreign", session_id="s2")

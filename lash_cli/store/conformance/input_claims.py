@@ -51,8 +51,7 @@ class InputClaimLaws:
     async def test_a_claim_takes_what_waits_for_the_next_turn_oldest_first(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "steer", ingress=ActiveTurn("t9"))
         for index in range(70):
             await make.enqueue(store, f"i{index}")
@@ -80,8 +79,7 @@ class InputClaimLaws:
     async def test_a_generation_never_gets_its_own_rows_back_however_long_it_lives(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         fence = await make.fence_of(store, clock)
         assert await store.claim_next_turn_inputs(fence, claim_token="ct") is not None
@@ -97,8 +95,7 @@ class InputClaimLaws:
     async def test_the_end_of_a_generation_frees_its_claims_at_once(
         self, open_store: OpenStore, clock: MovableClock, how: str
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         await make.enqueue(store, "i2")
         fence = await make.fence_of(store, clock)
@@ -116,8 +113,7 @@ class InputClaimLaws:
     async def test_claims_of_a_row_are_numbered_upwards_and_their_ids_never_repeat(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         seq = (await make.enqueue(store, "i1")).enqueue_seq
         fence = await make.fence_of(store, clock)
         seen = []
@@ -129,9 +125,7 @@ class InputClaimLaws:
         assert seen == [(f"tic:{seq}:{number}", number) for number in (1, 2, 3)]
 
     async def test_34_own_claims_do_not_hide_row_35(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         for index in range(34):
             await make.enqueue(store, f"i{index}")
             assert await store.claim_next_turn_inputs(fence, claim_token=f"ct{index}") is not None
@@ -141,8 +135,7 @@ class InputClaimLaws:
     async def test_a_fence_that_is_dead_or_forged_claims_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = await make.start(store, clock, "t1")
         fence = make.fence_of_lane(lane)
         await make.enqueue(store, "i1")
@@ -172,8 +165,7 @@ class InputClaimLaws:
     async def test_a_checkpoint_takes_what_its_boundary_admits_of_its_own_turn_only(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         await make.enqueue(store, "late", ingress=ActiveTurn("t1", "before_completion"))
         await make.enqueue(store, "early", ingress=ActiveTurn("t1", "after_work"))
@@ -195,8 +187,7 @@ class InputClaimLaws:
     async def test_a_checkpoint_with_nothing_to_admit_writes_nothing(
         self, open_store: OpenStore, clock: MovableClock, checkpoint: Boundary
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         await make.enqueue(store, "next")
         await make.put(store, make.command(), make.wake())
@@ -208,8 +199,7 @@ class InputClaimLaws:
     async def test_a_repeated_checkpoint_returns_what_the_first_took_and_never_more(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         await make.put(store, make.wake(1))
@@ -226,8 +216,7 @@ class InputClaimLaws:
     async def test_a_checkpoint_takes_at_most_its_limit_and_the_rest_goes_at_the_next(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         for index in range(5):
             boundary: Boundary = "after_work" if index % 2 else "before_completion"
@@ -238,9 +227,7 @@ class InputClaimLaws:
         assert make.ids_of(rest.inputs) == ["i3", "i4"]
 
     async def test_a_turn_that_does_not_run_takes_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         await make.put(store, make.wake())
         assert await store.claim_checkpoint_work(fence, make.checkpoint_request()) == CheckpointClaims()
@@ -250,8 +237,7 @@ class InputClaimLaws:
     async def test_what_a_turn_took_stays_its_own_under_the_next_generation(
         self, open_store: OpenStore, clock: MovableClock, how: str
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())

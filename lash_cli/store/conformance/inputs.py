@@ -19,8 +19,7 @@ class InputLaws:
     async def test_the_text_of_an_unfinished_turn_stays_held_whoever_holds_the_lane(
         self, open_store: OpenStore, clock: MovableClock, end: str
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock)))
         if end == "expiry":
             clock.tick(TTL_SECONDS)
@@ -36,8 +35,7 @@ class InputLaws:
     async def test_a_terminal_commit_defers_what_was_addressed_to_its_turn_and_not_taken(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         request = make.lane_request(clock, ingress=ActiveTurn("t1"))
         lane = make.granted(await store.open_lane(request))
         (row,) = await store.inputs(S, pending_only=False)
@@ -50,8 +48,7 @@ class InputLaws:
         assert deferred.enqueue_seq == row.enqueue_seq
 
     async def test_a_settled_input_is_not_deferred(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock, ingress=ActiveTurn("t1"))))
         fence = make.fence_of_lane(lane)
         await store.commit_runtime_state(
@@ -62,8 +59,7 @@ class InputLaws:
     async def test_a_lane_start_defers_inputs_of_turns_that_run_no_more(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock, ingress=ActiveTurn("t1"), key="k")))
         await store.commit_runtime_state(
             make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), release=True)
@@ -75,8 +71,7 @@ class InputLaws:
     async def test_a_deferred_resubmission_is_still_the_same_submission(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         request = make.lane_request(clock, ingress=ActiveTurn("t1"), key="k")
         lane = make.granted(await store.open_lane(request))
         await store.commit_runtime_state(

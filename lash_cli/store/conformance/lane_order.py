@@ -22,8 +22,7 @@ class LaneOrderLaws:
     async def test_a_held_queue_gives_nothing_not_even_an_unfinished_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.start(store, clock, "t1")
         clock.tick(TTL_SECONDS)
         await make.enqueue(store, "i1")
@@ -45,8 +44,7 @@ class LaneOrderLaws:
     async def test_a_held_queue_gives_a_running_turn_and_a_host_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         await make.enqueue(store, "taken", ingress=ActiveTurn("t1"))
         taken = await store.claim_checkpoint_work(fence, make.checkpoint_request(name="c1"))
@@ -67,16 +65,14 @@ class LaneOrderLaws:
     async def test_a_foreground_turn_runs_on_a_held_queue_and_leaves_its_commands(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.put(store, make.command())
         await store.set_queue_hold(S, held_at_ms=7)
         lane = make.granted(await store.open_lane(make.lane_request(clock)))
         assert not lane.commands_due and make.ids_of(lane.claim) == ["in-t1"]
 
     async def test_a_closed_session_offers_no_pass(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         await store.set_session_flags(S, closed_at_ms=3, parked_at_ms=None)
         with pytest.raises(SessionClosed):
@@ -85,8 +81,7 @@ class LaneOrderLaws:
     async def test_commands_that_lead_go_before_the_text_of_a_foreground_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "older")
         clock.tick(1)
         await make.put(store, make.command())
@@ -104,8 +99,7 @@ class LaneOrderLaws:
     async def test_a_turn_is_begun_only_on_the_head_its_request_was_made_from(
         self, open_store: OpenStore, clock: MovableClock, known: int, is_drain: bool
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await commit_turn(store, make.granted(await store.open_lane(make.lane_request(clock))))
         if is_drain:
             await make.enqueue(store, "in-t2")
@@ -121,8 +115,7 @@ class LaneOrderLaws:
     async def test_a_command_whose_next_attempt_is_due_leads_again(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.put(store, make.command())
         fence = await make.fence_of(store, clock)
         claim = await store.claim_leading_session_command(fence, claim_token="ct")
@@ -138,8 +131,7 @@ class LaneOrderLaws:
     async def test_turn_work_that_leads_leaves_a_foreground_turn_alone(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.put(store, make.wake(), make.command())
         lane = make.granted(await store.open_lane(make.lane_request(clock)))
         assert not lane.commands_due and make.ids_of(lane.claim) == ["in-t1"]
@@ -147,8 +139,7 @@ class LaneOrderLaws:
     async def test_a_foreground_turn_takes_up_its_own_key_from_the_queue(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1", "hi", key="k")
         lane = make.granted(await store.open_lane(make.lane_request(clock, key="k")))
         assert make.ids_of(lane.claim) == ["i1"]
@@ -158,8 +149,7 @@ class LaneOrderLaws:
     async def test_an_unfinished_pass_is_driven_again_with_its_claims_under_a_new_token(
         self, open_store: OpenStore, clock: MovableClock, family: str
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         if family == "inputs":
             await make.enqueue(store, "i1")
             await make.enqueue(store, "i2")
@@ -191,8 +181,7 @@ class LaneOrderLaws:
     async def test_named_batches_are_driven_again_in_the_order_they_were_named(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         first, second, third = await make.put(store, make.work("a"), make.work("b"), make.work("c"))
         named = (third, first, second)
         await store.open_lane(make.drain_request(clock, batch_ids=named))
@@ -203,8 +192,7 @@ class LaneOrderLaws:
     async def test_work_taken_at_a_checkpoint_stays_with_its_turn_and_keeps_its_token(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         (wake,) = await make.put(store, make.work("a", slot=SlotPolicy.EXCLUSIVE))
         taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())

@@ -30,8 +30,7 @@ class LaneLaws:
     async def test_a_granted_lane_holds_the_lease_the_claimed_text_and_the_running_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock)))
         assert lane.turn is not None and lane.claim is not None and lane.lease is not None
         assert (lane.turn.state, lane.turn.turn_index, lane.redrive, lane.committed) == ("running", 1, False, False)
@@ -47,8 +46,7 @@ class LaneLaws:
     async def test_a_busy_lane_names_holder_and_turn_and_writes_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await store.open_lane(make.lane_request(clock, "a", turn_id="t1"))
         before = (await store.session_row(S), await store.inputs(S, pending_only=False))
         busy = await open_store().open_lane(make.lane_request(clock, "b", turn_id="t2"))
@@ -74,8 +72,7 @@ class LaneLaws:
     async def test_commit_settles_the_claim_and_finishes_the_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock)))
         await store.commit_runtime_state(
             make.commit(
@@ -100,8 +97,7 @@ class LaneLaws:
     async def test_spans_are_the_turns_with_nothing_but_their_nodes(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         for number in (1, 2):
             turn_id = f"t{number}"
             lane = make.granted(await store.open_lane(make.lane_request(clock, turn_id=turn_id)))
@@ -134,8 +130,7 @@ class LaneLaws:
     async def test_whoever_takes_the_lane_of_a_dead_turn_finishes_that_turn_first(
         self, open_store: OpenStore, clock: MovableClock, how: str
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         dead = make.granted(await store.open_lane(make.lane_request(clock, "a", turn_id="t1", text="first")))
         if how == "expiry":
             clock.tick(TTL_SECONDS)
@@ -161,8 +156,7 @@ class LaneLaws:
     async def test_asking_for_the_unfinished_turn_itself_redrives_it_and_refuses_another_text(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await store.open_lane(make.lane_request(clock, "a", text="first"))
         clock.tick(TTL_SECONDS)
         with pytest.raises(RuntimeTurnCommitConflict):
@@ -174,8 +168,7 @@ class LaneLaws:
     async def test_without_text_and_unfinished_turn_the_lane_is_held_and_nothing_else_written(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock, turn_id=None, text=None)))
         assert lane.turn is None and lane.claim is None and not lane.redrive
         assert await store.release_lease(make.fence_of_lane(lane))
@@ -184,8 +177,7 @@ class LaneLaws:
     async def test_a_committed_turn_id_is_answered_without_a_lane_and_refuses_another_text(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await self._run_turn(open_store, clock, key="k")
         # What another turn was asked, or one of that id in another session, is not what this one was.
         await make.create(store, clock, "beside")
@@ -215,8 +207,7 @@ class LaneLaws:
     async def test_a_key_replays_its_committed_turn_and_refuses_another_text(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await self._run_turn(open_store, clock, key="k")
         replay = make.granted(
             await store.open_lane(make.lane_request(clock, "b", turn_id="t2", key="k", input_id="in-2"))
@@ -230,8 +221,7 @@ class LaneLaws:
     async def test_a_text_that_its_own_generation_claimed_outside_of_a_turn_starts_none(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1", key="k")
         fence = await make.fence_of(store, clock)
         claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
@@ -245,8 +235,7 @@ class LaneLaws:
         assert make.ids_of(lane.claim) == ["i1"]
 
     async def test_an_input_id_is_used_once(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await self._run_turn(open_store, clock, key=None)
         with pytest.raises(ConflictError) as caught:
             await store.open_lane(make.lane_request(clock, turn_id="t2", input_id="in-t1"))
@@ -255,8 +244,7 @@ class LaneLaws:
         assert row is not None and row.lease.token is None, "the refused lane left no lease behind"
 
     async def test_a_text_of_another_session_is_refused(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         request = make.lane_request(clock)
         foreign = make.lane_request(clock, session_id="s2")
         with pytest.raises(SessionBindingMismatch):

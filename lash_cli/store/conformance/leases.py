@@ -22,8 +22,7 @@ class LeaseLaws:
     async def test_a_free_released_or_expired_lane_is_granted_under_the_next_generation(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         first = await make.take(store, clock, "a")
         assert await store.release_lease(first.fence())
         second = await make.take(store, clock, "b")
@@ -35,8 +34,7 @@ class LeaseLaws:
     async def test_the_same_incarnation_extends_and_every_other_is_busy(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         held = await make.take(store, clock, "a")
         clock.tick(1)
         extended = await store.try_claim_lease(S, make.owner("a"), ttl_ms=make.TTL_MS, now_ms=0, token="ignored")
@@ -53,9 +51,7 @@ class LeaseLaws:
     async def test_one_millisecond_before_expiry_the_lane_is_held_and_at_expiry_it_is_free(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         clock.tick(TTL_SECONDS - 0.001)
         assert isinstance(await store.try_claim_lease(S, make.owner("b"), ttl_ms=1, now_ms=0, token="x"), LaneBusy)
         clock.tick(0.001)
@@ -66,8 +62,7 @@ class LeaseLaws:
     async def test_a_reclaim_needs_the_very_holder_that_was_observed(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         dead = await make.take(store, clock, "a")
 
         async def reclaim(name: str, observed: int) -> object:
@@ -99,8 +94,7 @@ class LeaseLaws:
         assert sum(not isinstance(outcome, LaneBusy) for outcome in outcomes) == 1
 
     async def test_renewal_extends_without_a_new_generation(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         lease = await make.take(store, clock)
         clock.tick(TTL_SECONDS - 1)
         renewed = await open_store().renew_lease(lease.fence(), ttl_ms=make.TTL_MS, now_ms=0)
@@ -111,9 +105,7 @@ class LeaseLaws:
     async def test_a_fence_that_differs_in_any_part_proves_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         forged = [
             LeaseFence(S, "z", fence.incarnation_id, fence.lease_token, fence.fencing_token),
             LeaseFence(S, fence.owner_id, "z", fence.lease_token, fence.fencing_token),
@@ -129,8 +121,7 @@ class LeaseLaws:
     async def test_a_repeated_release_does_not_touch_the_successor(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = await make.fence_of(store, clock, "a")
         assert await store.release_lease(fence)
         successor = await make.fence_of(store, clock, "b")

@@ -31,8 +31,7 @@ class LiveQueueLaws:
     async def test_an_input_is_announced_once_and_its_replay_is_not(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await enqueue(store, "a", key="k")
         await store.enqueue_turn_input(InputDraft(S, "b", make.text_input("a"), source_key="k"))
         assert await changes(open_store()) == [QueueChanged("enqueued", ("a",))]
@@ -40,8 +39,7 @@ class LiveQueueLaws:
     async def test_a_cancelled_set_or_suffix_is_one_event_with_what_it_newly_cancelled(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await enqueue(store, "a", "b", "c", "d")
         before = len(await changes(store))
         await store.cancel_turn_inputs(S, [ByInputId("b"), ByInputId("nobody"), ByInputId("b")])
@@ -55,8 +53,7 @@ class LiveQueueLaws:
     async def test_a_batch_is_announced_when_it_comes_when_it_is_cancelled_and_when_it_is_given_back(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         task = AgentFrameTask("f2", "go on")
         draft = QueuedWorkBatchDraft(
             S, (task,), DeliveryPolicy.EARLIEST_SAFE_BOUNDARY, SlotPolicy.EXCLUSIVE, source_key="k"
@@ -77,8 +74,7 @@ class LiveQueueLaws:
     async def test_what_a_failure_gives_back_is_announced_each_time_with_what_its_turn_took_besides(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         (batch_id,) = await make.put(store, make.wake())
         for attempt in range(MAX_ATTEMPTS):
             clock.tick(60)

@@ -37,9 +37,7 @@ class SessionLaws:
         assert len({meta.name for meta in others}) == 8
 
     async def test_a_deleted_id_is_gone_for_ever(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         with pytest.raises(SessionExecutionBusy) as refused:
             await store.delete_session(S, 1)
         holder = refused.value.details["holder"]
@@ -161,8 +159,7 @@ class SessionLaws:
         assert found == {"ab": ["ab"], "x": ["abc"], "a": ["ab", "abc", "abd"], "zz": []}
 
     async def test_a_closed_session_offers_no_lane(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await store.set_session_flags(S, closed_at_ms=3, parked_at_ms=None)
         with pytest.raises(LashError) as caught:
             await store.open_lane(make.lane_request(clock))

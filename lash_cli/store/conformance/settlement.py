@@ -140,8 +140,7 @@ class SettlementLaws:
     async def test_a_stale_completion_is_rejected_and_changes_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.enqueue(store, "i1")
         await make.put(store, make.wake())
         old_fence = await make.fence_of(store, clock)
@@ -172,8 +171,7 @@ class SettlementLaws:
     async def test_a_claim_nobody_superseded_may_be_settled_under_a_newer_fence(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.put(store, make.wake())
         fence = await make.fence_of(store, clock)
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
@@ -183,8 +181,7 @@ class SettlementLaws:
         assert await store.queued_work(S, pending_only=False) == ()
 
     async def test_a_settled_claim_cannot_be_settled_again(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.put(store, make.wake())
         fence = await make.fence_of(store, clock)
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
@@ -199,8 +196,7 @@ class SettlementLaws:
     async def test_the_outbox_of_a_key_seen_before_answers_with_what_stands_there(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         (standing,) = await make.put(store, make.command("k"))
         fence = await make.fence_of(store, clock)
         result = await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), outbox=[make.command("k")]))
@@ -222,8 +218,7 @@ class SettlementLaws:
     async def test_a_commit_says_whether_anything_waits_behind_it(
         self, open_store: OpenStore, clock: MovableClock, waiting: str, expected: bool
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.enqueue(store, "foreign", session_id="s2")
         lane = await make.start(store, clock, "t1")
@@ -254,8 +249,7 @@ class SettlementLaws:
     async def test_what_the_committing_generation_still_holds_does_not_wait(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.put(store, make.wake(1), make.command())
         fence = await make.fence_of(store, clock)
         first = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")

@@ -47,8 +47,7 @@ class WorkLaws:
     async def test_batches_are_listed_in_the_order_they_came_each_session_by_itself(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         ids = await make.put(store, make.wake(1), make.command())
         others = await make.put(open_store(), make.wake(1, session_id="s2"))
@@ -68,8 +67,7 @@ class WorkLaws:
         assert row is not None and (row.pending_batches, row.pending_inputs) == (4, 0)
 
     async def test_a_batch_keeps_what_was_submitted(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         draft = frame_task_draft(S, "t1", AgentFrameTask("f2", "go on"))
         receipt = await store.enqueue_queued_work(draft)
         assert (receipt.source_key, receipt.already_settled) == (draft.source_key, False)
@@ -86,8 +84,7 @@ class WorkLaws:
         assert (prefix, len(digits)) == ("qwb", 64)
 
     async def test_a_batch_no_claim_could_use_is_refused(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         for payloads, slot in (
             ((), SlotPolicy.JOIN),
             ((RESET, WAKE), SlotPolicy.EXCLUSIVE),
@@ -102,8 +99,7 @@ class WorkLaws:
     async def test_a_key_stands_for_what_was_stored_under_it_first(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         first = await store.enqueue_queued_work(make.work("a", source_key="k"))
         again = await open_store().enqueue_queued_work(make.work("b", source_key="k"))
@@ -128,8 +124,7 @@ class WorkLaws:
     async def test_the_key_of_a_settled_batch_answers_as_settled_until_a_vacuum(
         self, open_store: OpenStore, clock: MovableClock, how: str
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         first = await store.enqueue_queued_work(make.work("a", source_key="k"))
         if how == "completed":
             fence = await make.fence_of(store, clock)
@@ -149,8 +144,7 @@ class WorkLaws:
     async def test_a_vacuum_takes_settled_batches_of_its_session_and_nothing_else(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         ids = await make.put(store, make.work("a"), make.work("b"), make.work("c", session_id="s2"))
         await store.cancel_queued_work_batch(S, ids[0])
@@ -161,8 +155,7 @@ class WorkLaws:
         assert (await store.vacuum(None))["queued_work"] == 1
 
     async def test_a_wake_is_stored_once_and_consumed_once(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         first = await store.enqueue_queued_work(make.wake(7))
         assert await store.enqueue_queued_work(make.wake(7)) == first
         fence = await make.fence_of(store, clock)
@@ -175,8 +168,7 @@ class WorkLaws:
     async def test_a_settled_wake_refuses_its_own_and_lower_sequences_even_after_a_vacuum(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         await make.put(store, make.wake(7))
         fence = await make.fence_of(store, clock)
@@ -192,8 +184,7 @@ class WorkLaws:
     async def test_a_cancelled_wake_is_not_delivered_again_even_after_a_vacuum(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         waiting, taken_back = await make.put(store, make.wake(6), make.wake(7))
         assert await store.cancel_queued_work_batch(S, taken_back) is not None
         assert (await store.vacuum(S))["queued_work"] == 1
@@ -204,8 +195,7 @@ class WorkLaws:
     async def test_a_settled_wake_never_moves_the_mark_of_its_process_back(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         low, high = await make.put(store, make.wake(3), make.wake(9))
         fence = await make.fence_of(store, clock)
         for batch_id in (high, low):
@@ -216,8 +206,7 @@ class WorkLaws:
     async def test_only_a_batch_nobody_holds_is_cancelled_and_returned_as_it_was(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         held, free = await make.put(store, make.wake(1), make.wake(2))
         before = await store.queued_work_batch(S, free)
@@ -236,8 +225,7 @@ class WorkLaws:
     async def test_a_failing_batch_waits_longer_each_time_and_then_is_dead(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         failing, behind = await make.put(store, make.command("bad"), make.wake())
         waits = []
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -265,8 +253,7 @@ class WorkLaws:
     async def test_a_dead_batch_keeps_its_content_and_can_be_cancelled(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         (batch_id,) = await make.put(store, make.command())
         await self._kill(store, clock)
         assert (await store.vacuum(S))["queued_work"] == 0
@@ -279,8 +266,7 @@ class WorkLaws:
     async def test_a_failure_of_a_claim_that_owns_nothing_changes_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.put(store, make.command())
         fence = await make.fence_of(store, clock)
         claim = await store.claim_leading_session_command(fence, claim_token="ct")
@@ -296,8 +282,7 @@ class WorkLaws:
     async def test_the_failure_of_what_a_turn_started_from_drops_the_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         (batch_id,) = await make.put(store, make.wake())
         lane = make.granted(await store.open_lane(make.drain_request(clock)))
         assert lane.work is not None

@@ -24,8 +24,7 @@ class WorkClaimLaws:
     """Subclass with the fixtures of `factory`."""
 
     async def test_a_command_at_the_head_gates_turn_work(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         command, wake = await make.put(store, make.command(), make.wake())
         assert await self._claim(store, fence, "idle") == []
@@ -38,8 +37,7 @@ class WorkClaimLaws:
     async def test_a_later_command_does_not_jump_earlier_turn_work(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         wake, command = await make.put(store, make.wake(), make.command())
         fence = await make.fence_of(store, clock)
         assert await store.claim_leading_session_command(fence, claim_token="ct") is None
@@ -48,8 +46,7 @@ class WorkClaimLaws:
         assert await store.claim_leading_session_command(fence, claim_token="ct") is None
 
     async def test_leading_commands_are_claimed_one_at_a_time(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         ids = await make.put(store, make.command("a"), make.command("b"))
         fence = await make.fence_of(store, clock)
         claims = [await store.claim_leading_session_command(fence, claim_token="ct") for _ in range(3)]
@@ -58,8 +55,7 @@ class WorkClaimLaws:
     async def test_a_head_that_waits_for_the_commit_shields_a_checkpoint(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         head, behind = await make.put(store, make.work("a", delivery=AFTER_COMMIT, slot=EXCLUSIVE), make.wake())
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         mark = await store.change_mark()
@@ -73,8 +69,7 @@ class WorkClaimLaws:
     async def test_a_checkpoint_takes_both_families_once_per_generation(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         fence = make.fence_of_lane(await make.start(store, clock, "t1"))
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         (wake,) = await make.put(store, make.wake())
@@ -92,8 +87,7 @@ class WorkClaimLaws:
     async def test_a_turn_driven_again_has_what_it_took_under_the_token_it_took_it_with(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         (founding,) = await make.put(store, make.wake(1))
         lane = make.granted(await store.open_lane(make.drain_request(clock, turn_id="t1")))
         assert make.ids_of(lane.work) == [founding]
@@ -111,8 +105,7 @@ class WorkClaimLaws:
     async def test_joining_batches_go_together_while_policy_and_key_are_equal(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         drafts = [
             make.work("a"),
             make.work("b"),
@@ -137,8 +130,7 @@ class WorkClaimLaws:
         assert await self._claim(store, fence, "idle") == [ids[-1]]
 
     async def test_a_group_is_cut_at_the_limit(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         ids = await make.put(store, *(make.work(f"w{index}") for index in range(70)))
         fence = await make.fence_of(store, clock)
 
@@ -154,8 +146,7 @@ class WorkClaimLaws:
     async def test_what_waits_for_its_time_is_skipped_and_joins_at_its_old_place(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         soon = clock.now_ms() + 10_000
         later, first, second = await make.put(
             store, make.work("a", slot=EXCLUSIVE, available_at_ms=soon), make.wake(1), make.wake(2)
@@ -171,8 +162,7 @@ class WorkClaimLaws:
         assert await self._claim(store, fence, "idle") == [second]
 
     async def test_sessions_do_not_see_each_others_work(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.create(store, clock, "s2")
         (foreign,) = await make.put(store, make.work("b", session_id="s2"))
         (own,) = await make.put(store, make.work("a"))
@@ -185,8 +175,7 @@ class WorkClaimLaws:
     async def test_named_batches_may_go_out_of_order_even_past_a_command(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         ids = await make.put(store, make.wake(), make.command(), make.work("a"), make.work("b"))
         fence = await make.fence_of(store, clock)
         assert await self._named(store, fence, [ids[3], ids[2]]) == [ids[3], ids[2]], "in the caller's order"
@@ -195,8 +184,7 @@ class WorkClaimLaws:
     async def test_named_batches_go_all_together_or_not_at_all(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         exclusive, other, command, joining, alike, different, never = await make.put(
             store,
             make.wake(1),
@@ -232,8 +220,7 @@ class WorkClaimLaws:
     async def test_a_named_batch_is_claimed_once_its_time_has_come_and_waits_no_more(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         (batch,) = await make.put(store, make.work("a", available_at_ms=clock.now_ms() + 1))
         fence = await make.fence_of(store, clock)
         assert await self._named(store, fence, [batch]) is None
@@ -246,8 +233,7 @@ class WorkClaimLaws:
     async def test_named_batches_keep_the_gate_of_the_boundary(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         (batch,) = await make.put(store, make.work("a", delivery=AFTER_COMMIT))
         fence = await make.fence_of(store, clock)
         assert await self._named(store, fence, [batch], "active_turn_checkpoint") is None
@@ -271,8 +257,7 @@ class WorkClaimLaws:
     async def test_a_generation_never_gets_its_own_batches_back(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         work, command = await make.put(store, make.wake(), make.command())
         fence = await make.fence_of(store, clock)
         assert await self._claim(store, fence, "idle") == [work]
@@ -289,8 +274,7 @@ class WorkClaimLaws:
     async def test_the_end_of_a_generation_frees_its_batches_at_once(
         self, open_store: OpenStore, clock: MovableClock, how: str
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         work, command = await make.put(store, make.wake(), make.command())
         fence = await make.fence_of(store, clock)
         old = await store.claim_ready_queued_work(fence, "idle", claim_token="ct1")
@@ -307,9 +291,7 @@ class WorkClaimLaws:
     async def test_34_own_claims_do_not_hide_batch_35(
         self, open_store: OpenStore, clock: MovableClock, family: str
     ) -> None:
-        store = open_store()
-        await make.create(store, clock)
-        fence = await make.fence_of(store, clock)
+        store, fence = await make.held(open_store, clock)
         seen: list[str] = []
         ids: list[str] = []
         for index in range(35):
@@ -322,8 +304,7 @@ class WorkClaimLaws:
         assert seen == ids
 
     async def test_an_open_work_claim_is_found_by_its_id(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock)
+        store = await make.opened(open_store, clock)
         await make.put(store, make.work("a"), make.work("b"))
         lane = make.granted(await store.open_lane(make.drain_request(clock)))
         assert lane.work is not None and len(lane.work.batches) == 2
