@@ -527,13 +527,10 @@ class JournalStore(Protocol):
         """The backend's name in error codes, such as `sqlite`."""
         ...
 
-    async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
-        """Insert a finished row without a claim; False when the key has a row already. Raises
-        `SessionExecutionLeaseExpired` when the fence is dead."""
-        ...
-
     def journal_record_later(self, recording: Callable[[], JournalRecording]) -> asyncio.Future[bool]:
-        """`journal_record` for a caller that goes on: applied in order with every other write, within milliseconds.
+        """Insert a finished row without a claim, for a caller that goes on: applied in order with every other write,
+        within milliseconds. False when the key has a row already, `SessionExecutionLeaseExpired` when the fence is
+        dead.
 
         `recording` is called when the row is written, on whatever thread writes it. Cancelling the future before that
         withdraws the row; afterwards it changes nothing.

@@ -57,16 +57,11 @@ class ShelfStore(Protocol):
         `MissingCheckpointComponent`."""
         ...
 
-    async def import_session(self, archive: SessionArchive, session_id: str) -> SessionMeta:
-        """Make the session of an archive under `session_id`, in one transaction; its name if that is free. It is as old
-        as it was.
+    async def import_sessions(self, archives: Sequence[tuple[SessionArchive, str]]) -> tuple[SessionMeta, ...]:
+        """Make the session of every archive under the id beside it, each under its name if that is free and as old as
+        it was, all in one transaction: an import that was cut off made all of them or none.
 
         Raises `UsageError` (`archive_invalid`), `ConflictError` (`session_exists`) and `SessionDeleted`; then nothing
         was changed.
         """
-        ...
-
-    async def import_sessions(self, archives: Sequence[tuple[SessionArchive, str]]) -> tuple[SessionMeta, ...]:
-        """Make the session of every archive under the id beside it, all in one transaction: an import that was cut off
-        made all of them or none. Raises as `import_session`."""
         ...

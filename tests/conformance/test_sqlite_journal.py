@@ -86,7 +86,7 @@ async def test_a_row_names_the_key_of_its_session(open_store: OpenStore, clock: 
     store = open_store()
     await make.create(store, clock, SESSION)
     fence = await take_lane(store, clock, "one")
-    await store.journal_record(claim_of(clock, "a", fence=fence), outcome=b"x", error=None)
+    await make.record(store, claim_of(clock, "a", fence=fence), b"x")
     with contextlib.closing(sqlite3.connect(tmp_path / "lash.db")) as connection, connection:
         rows = connection.execute("SELECT session_key, lease_generation, lease_token FROM effects").fetchall()
     connection.close()

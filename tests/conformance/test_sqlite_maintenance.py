@@ -66,7 +66,7 @@ async def journal(store: SqliteStore, clock: ManualClock, scope: str, session_id
         ttl_ms=make.TTL_MS,
         now_ms=clock.now_ms(),
     )
-    assert await store.journal_record(claim, outcome=b"{}", error=None)
+    assert await make.record(store, claim, b"{}")
 
 
 async def start_turn(store: SqliteStore, clock: ManualClock, session_id: str, turn_id: str = "t1") -> LeaseFence:

@@ -36,7 +36,7 @@ async def test_an_imported_frame_is_read_from_where_it_begins(
     frames, _ = open_frame(make.frames(), "second", "compaction", 7)
     delta = make.append(["c1"], parent="m2", frame_id="second")
     await store.commit_runtime_state(make.commit(fence, delta, expected=1, with_frames=frames))
-    await store.import_session(await store.export_session(make.SESSION), "again")
+    await store.import_sessions([(await store.export_session(make.SESSION), "again")])
 
     def beginnings(connection: sqlite3.Connection) -> list[list[tuple[int, int]]]:
         statement = "SELECT ordinal, first_seq FROM frames WHERE session_key = ? ORDER BY ordinal"

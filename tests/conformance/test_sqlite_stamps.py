@@ -91,7 +91,7 @@ async def test_a_summary_is_read_as_it_was_committed(
     await commit(store, clock, summary, make.append(["m1", "m2"]))
     turn = await store.turn(S, "t1")
     assert turn is not None and (turn.summary, turn.started_at_ms) == (summary, summary.started_at_ms)
-    await store.import_session(await store.export_session(S), "again")
+    await store.import_sessions([(await store.export_session(S), "again")])
     again = await store.turn("again", "t1")
     assert again is not None and (again.summary, again.started_at_ms) == (summary, summary.started_at_ms)
 
@@ -107,7 +107,7 @@ async def test_a_replay_answers_what_the_commit_answered_wherever_the_head_is_by
     later = make.append(["later"], parent=first.leaf_node_id)
     await store.commit_runtime_state(make.commit(proposal.fence, later, expected=1))
     assert await store.commit_runtime_state(proposal) == msgspec.structs.replace(first, replayed=True)
-    await store.import_session(await store.export_session(S), "again")
+    await store.import_sessions([(await store.export_session(S), "again")])
     (turn,) = (await store.export_session("again")).turns
     assert turn.result == first
 
@@ -122,7 +122,7 @@ async def test_a_row_of_an_archive_keeps_what_the_archive_says_otherwise(
     odd = msgspec.structs.replace(
         turn, started_at_ms=999, result=msgspec.structs.replace(turn.result, head_revision=8, leaf_node_id=None)
     )
-    await store.import_session(msgspec.structs.replace(archive, turns=(odd,)), "odd")
+    await store.import_sessions([(msgspec.structs.replace(archive, turns=(odd,)), "odd")])
     assert (await store.export_session("odd")).turns == (odd,)
 
 

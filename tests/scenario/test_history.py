@@ -85,7 +85,7 @@ async def test_a_handle_on_a_copy_brings_no_choice_of_its_own_and_follows_those_
     if made == "forked":
         await core.fork_session(S, session_id="copy")
     else:
-        await core.store.import_session(await core.store.export_session(S), "copy")
+        await core.store.import_sessions([(await core.store.export_session(S), "copy")])
     left_behind = await core.open_session("copy", spec=SessionSpec(inherit="stored"))
     copy = await core.open_session("copy", spec=SessionSpec(inherit="stored"))
     await copy.flush()

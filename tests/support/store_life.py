@@ -531,7 +531,7 @@ class StoreLife:
             if archive is not None:
                 if source in self.witness.given:
                     self.witness.given.add(name)
-                await self._try(process, process.store.import_session(archive, name))
+                await self._try(process, process.store.import_sessions([(archive, name)]))
 
     async def do_hide(self, process: Process) -> None:
         session_id = self._session()

@@ -64,7 +64,7 @@ class ArchiveLaws:
         totals = await store.usage_totals(session_id=S)
         assert await store.delete_session(S, 9)
         assert (await store.gc_unreachable()) is not None
-        meta = await store.import_session(archive, NEW)
+        (meta,) = await store.import_sessions([(archive, NEW)])
         assert (meta.session_id, meta.name, meta.cwd, meta.labels, meta.created_at_ms) == (
             NEW, "mine", "/work", {"a": "b"}, 3,
         )  # fmt: skip
@@ -98,7 +98,7 @@ class ArchiveLaws:
         archive = await store.export_session(S)
         assert (archive.created_at_ms, archive.last_commit_at_ms) == (3, 5)
         await store.create_session(SessionCreate("between", make.CONFIG, 4))
-        await store.import_session(archive, NEW)
+        await store.import_sessions([(archive, NEW)])
         rows, _ = await store.list_sessions(limit=9)
         assert [row.meta.session_id for row in rows] == [NEW, S, "between"]
 
@@ -106,7 +106,7 @@ class ArchiveLaws:
         store = open_store()
         await rich(store, clock)
         archive = await store.export_session(S)
-        await store.import_session(archive, NEW)
+        await store.import_sessions([(archive, NEW)])
         fence = await make.fence_of(store, clock, session_id=NEW)
         delta = make.append(["n3"], parent="b2", frame_id=initial_frame_id(S))
         done = await store.commit_runtime_state(make.commit(fence, delta, expected=2))
@@ -125,14 +125,14 @@ class ArchiveLaws:
         frames, _ = open_frame(make.frames(), "second", "compaction", 7)
         delta = make.append(["c1", "c2"], parent="m2", frame_id="second")
         await store.commit_runtime_state(make.commit(fence, delta, expected=1, with_frames=frames))
-        await store.import_session(await store.export_session(S), NEW)
+        await store.import_sessions([(await store.export_session(S), NEW)])
         read = await store.load_session(NEW, ReadScope.CONVERSATION)
         assert read is not None and [message.id for message in read.messages] == ["c1", "c2"]
         frames, _ = open_frame(frames, "third", "compaction", 8)
         await store.commit_runtime_state(
             make.commit(fence, Unchanged("c2"), expected=2, with_frames=frames, release=True)
         )
-        await store.import_session(await store.export_session(S), "third")
+        await store.import_sessions([(await store.export_session(S), "third")])
         read = await store.load_session("third", ReadScope.CONVERSATION)
         assert read is not None and read.messages == ()
 
@@ -143,7 +143,7 @@ class ArchiveLaws:
         archive = await store.export_session("fork")
         await store.delete_session("fork", 9)
         await store.delete_session(S, 9)
-        await store.import_session(archive, NEW)
+        await store.import_sessions([(archive, NEW)])
         read = await store.load_session(NEW, ReadScope.CONVERSATION)
         assert read is not None and [message.id for message in read.messages] == ["m0", "b2"]
         (attachment,) = await store.list_attachments(NEW)
@@ -173,7 +173,7 @@ class ArchiveLaws:
     async def test_a_session_without_a_commit_is_archived_too(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = await make.opened(open_store, clock)
         archive = await store.export_session(S)
-        await store.import_session(archive, NEW)
+        await store.import_sessions([(archive, NEW)])
         assert await store.load_session(NEW, ReadScope.HEAD) is None
         row = await store.session_row(NEW)
         assert row is not None and (row.config, row.head_revision) == (make.CONFIG, None)
@@ -184,14 +184,14 @@ class ArchiveLaws:
         store = open_store()
         await rich(store, clock)
         archive = await store.export_session(S)
-        meta = await store.import_session(archive, NEW)
+        (meta,) = await store.import_sessions([(archive, NEW)])
         assert meta.name not in ("mine", "")
         with pytest.raises(ConflictError) as caught:
-            await store.import_session(archive, S)
+            await store.import_sessions([(archive, S)])
         assert caught.value.code == "session_exists"
         await store.delete_session(S, 9)
         with pytest.raises(SessionDeleted):
-            await store.import_session(archive, S)
+            await store.import_sessions([(archive, S)])
         with pytest.raises(NotFoundError):
             await store.export_session("absent")
 
@@ -205,7 +205,7 @@ class ArchiveLaws:
         for draft in (steered, later):
             await store.enqueue_turn_input(draft)
         archive = decode(encode(await store.export_session(S)), SessionArchive)
-        await store.import_session(archive, NEW)
+        await store.import_sessions([(archive, NEW)])
         (copy,) = [row for row in (await store.list_sessions(limit=9))[0] if row.meta.session_id == NEW]
         assert (copy.meta.held_at_ms, copy.meta.hold_reason) == (clock.now_ms(), "imported")
         waiting = await store.inputs(NEW, pending_only=True)
@@ -225,7 +225,7 @@ class ArchiveLaws:
         # Where the ids are free they stay; what is settled stays behind.
         await store.delete_session(NEW, 9)
         await store.delete_session(S, 9)
-        await store.import_session(archive, "third")
+        await store.import_sessions([(archive, "third")])
         moved = await store.inputs("third", pending_only=False)
         assert [row.input_id for row in moved] == [item.input_id for item in archive.inputs]
 
@@ -278,6 +278,6 @@ class ArchiveLaws:
             replace(good, inputs=(replace(waiting, input=TurnInput((AttachmentItem(missing),))),)),
         ):
             with pytest.raises(UsageError) as caught:
-                await store.import_session(bad, NEW)
+                await store.import_sessions([(bad, NEW)])
             assert caught.value.code == "archive_invalid"
             assert await store.session_row(NEW) is None

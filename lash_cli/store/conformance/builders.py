@@ -54,6 +54,8 @@ from lash_cli.core.queued_work import (
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.store.base import (
     DrainSelection,
+    JournalClaim,
+    JournalRecording,
     LaneBusy,
     LaneGranted,
     LaneIdle,
@@ -366,3 +368,8 @@ def idle(outcome: LaneOutcome) -> LaneIdle:
     """The outcome of a drain that must have found nothing to do."""
     assert isinstance(outcome, LaneIdle), outcome
     return outcome
+
+
+async def record(store: RuntimePersistence, claim: JournalClaim, outcome: bytes) -> bool:
+    """An effect that was never claimed, in the journal by now; False where its key had a row already."""
+    return await store.journal_record_later(lambda: JournalRecording(claim, outcome=outcome))

@@ -164,7 +164,7 @@ class GivenBackLaws:
                 ttl_ms=make.TTL_MS,
                 now_ms=clock.now_ms(),
             )
-            assert await store.journal_record(effect, outcome=b"{}", error=None)
+            assert await make.record(store, effect, b"{}")
         assert lane.claim is not None
         await store.abandon_turn_input_claims([lane.claim])
         left = [len(await store.journal_rows(scope)) for scope in scopes]

@@ -203,15 +203,15 @@ class JournalLaws:
 
     async def test_a_record_without_a_claim_is_inserted_once(self, open_store: OpenStore, clock: MovableClock) -> None:
         store = open_store()
-        assert await store.journal_record(claim_of(clock, "a"), outcome=b"first", error=None)
-        assert not await store.journal_record(claim_of(clock, "b"), outcome=b"second", error=None)
+        assert await make.record(store, claim_of(clock, "a"), b"first")
+        assert not await make.record(store, claim_of(clock, "b"), b"second")
         assert stands(await store.journal_prepare(claim_of(clock, "c"))).outcome == b"first"
 
     async def test_equal_turn_ids_of_two_sessions_are_two_journals(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
         store, other = open_store(), scope_key(TurnScope("s-other", "t1"))
-        await store.journal_record(claim_of(clock, "a"), outcome=b"mine", error=None)
+        await make.record(store, claim_of(clock, "a"), b"mine")
         assert (await store.journal_prepare(claim_of(clock, "b", scope=other))).kind == "claimed"
         assert len(await store.journal_rows(SCOPE)) == 1
 
@@ -241,7 +241,7 @@ class JournalLaws:
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.journal_prepare(claim_of(clock, "b", replay_key="k2", fence=old))
         with pytest.raises(SessionExecutionLeaseExpired):
-            await store.journal_record(claim_of(clock, "b", replay_key="k3", fence=old), outcome=b"x", error=None)
+            await make.record(store, claim_of(clock, "b", replay_key="k3", fence=old), b"x")
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.journal_finish(SCOPE, "k1", "a", outcome=b"x", error=None, now_ms=clock.now_ms(), fence=old)
         assert await store.journal_rows(SCOPE) == before
@@ -254,4 +254,4 @@ class JournalLaws:
         fence = await take_lane(store, clock, "one")
         clock.tick(TTL_MS / 1000)
         with pytest.raises(SessionExecutionLeaseExpired):
-            await store.journal_record(claim_of(clock, "a", fence=fence), outcome=b"x", error=None)
+            await make.record(store, claim_of(clock, "a", fence=fence), b"x")

@@ -103,7 +103,7 @@ async def live(store: RuntimePersistence, clock: MovableClock, session_id: str) 
     assert lane.turn is not None and lane.turn.turn_id == "t1"
     claims = await store.claim_checkpoint_work(make.fence_of_lane(lane), checkpoint_of(session_id))
     assert claims.inputs is not None and claims.work is not None
-    await store.journal_record(journal_claim(clock, session_id, "done"), outcome=session_id.encode(), error=None)
+    await make.record(store, journal_claim(clock, session_id, "done"), session_id.encode())
     await store.journal_prepare(journal_claim(clock, session_id, "open"))
     for name in ("kept", "open"):
         key = await store.wait_key(TurnScope(session_id, "t1"), CustomWait(name))

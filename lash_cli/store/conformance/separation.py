@@ -187,7 +187,7 @@ async def _hide(store: RuntimePersistence, clock: MovableClock, lived: Lived) ->
 
 async def _fork(store: RuntimePersistence, clock: MovableClock, lived: Lived) -> None:
     await store.fork_session(SessionFork(S, "fork", clock.now_ms(), "m2"))
-    await store.import_session(await store.export_session(S), "copy")
+    await store.import_sessions([(await store.export_session(S), "copy")])
     for name in ("fork", "copy"):
         await store.delete_session(name, clock.now_ms())
     await store.release_lease(lived.fence)

@@ -277,26 +277,17 @@ def _write_turns(connection: sqlite3.Connection, key: int, archive: SessionArchi
 
 
 def _write_usage(connection: sqlite3.Connection, key: int, archive: SessionArchive) -> None:
-    rows = []
-    for ordinal, row in enumerate(archive.usage):
-        usage = row.entry.usage
-        rows.append(
+    connection.executemany(
+        INSERT_USAGE,
+        [
             (
-                key,
-                row.revision,
-                ordinal,
-                row.entry.source,
-                row.entry.model,
-                usage.input_tokens,
-                usage.output_tokens,
-                usage.cache_read_input_tokens,
-                usage.cache_write_input_tokens,
-                usage.reasoning_output_tokens,
-                row.turn_id,
-                row.at_ms,
+                *(key, row.revision, ordinal, row.entry.source, row.entry.model),
+                *msgspec.structs.astuple(row.entry.usage),
+                *(row.turn_id, row.at_ms),
             )
-        )
-    connection.executemany(INSERT_USAGE, rows)
+            for ordinal, row in enumerate(archive.usage)
+        ],
+    )
 
 
 def _write_attachment(connection: sqlite3.Connection, key: int, attachment: ArchivedAttachment, data: bytes) -> None:
@@ -315,11 +306,6 @@ class Archives:
     async def export_session(self, session_id: str) -> SessionArchive:
         """See `shelf.ShelfStore.export_session`."""
         return await self._db.read_bulk(lambda connection: _export(connection, session_id))
-
-    async def import_session(self, archive: SessionArchive, session_id: str) -> SessionMeta:
-        """See `shelf.ShelfStore.import_session`. Synced before it returns."""
-        (meta,) = await self.import_sessions([(archive, session_id)])
-        return meta
 
     async def import_sessions(self, archives: Sequence[tuple[SessionArchive, str]]) -> tuple[SessionMeta, ...]:
         """See `shelf.ShelfStore.import_sessions`. Synced before it returns."""

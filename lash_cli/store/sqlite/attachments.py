@@ -48,11 +48,7 @@ WHERE node_origins.session_key = ? AND attachments.attachment_ref = ? LIMIT 1
 """
 _LIST = """
 SELECT attachment_ref, media_type, byte_len, label, intent_at_ms, committed_at_ms, owner_kind, owner_id
-FROM attachments WHERE session_key = ? ORDER BY intent_at_ms, attachment_ref
-"""
-_LIST_UNCOMMITTED = """
-SELECT attachment_ref, media_type, byte_len, label, intent_at_ms, committed_at_ms, owner_kind, owner_id
-FROM attachments WHERE session_key = ? AND committed_at_ms IS NULL ORDER BY intent_at_ms, attachment_ref
+FROM attachments WHERE session_key = ?1 AND (committed_at_ms IS NULL OR NOT ?2) ORDER BY intent_at_ms, attachment_ref
 """
 # Contract 01 §9.2 `committed_attachment_ids`: an update only, so an id without an intent is ignored.
 _COMMIT_REF = """
@@ -161,10 +157,9 @@ class Attachments:
     async def list_attachments(self, session_id: str, *, uncommitted_only: bool = False) -> tuple[dict[str, Any], ...]:
         """Manifest rows, oldest first: `attachment_ref`, `media_type`, `byte_len`, `label`, `intent_at_ms`,
         `committed_at_ms`, `owner_kind`, `owner_id`. Raises `NotFoundError`, `SessionDeleted`."""
-        statement = _LIST_UNCOMMITTED if uncommitted_only else _LIST
 
         def load(connection: sqlite3.Connection) -> tuple[dict[str, Any], ...]:
-            cursor = connection.execute(statement, (key_of(connection, session_id),))
+            cursor = connection.execute(_LIST, (key_of(connection, session_id), uncommitted_only))
             names = [column[0] for column in cursor.description]
             return tuple(dict(zip(names, row, strict=True)) for row in cursor)
 

@@ -55,16 +55,13 @@ INSERT INTO effects (scope_key, replay_key, session_key, status, envelope_hash, 
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO NOTHING
 """
-_ROW = """
+_COLUMNS = """
 SELECT replay_key, status, envelope, envelope_hash, outcome, error, lease_owner, lease_token, lease_expires_at_ms,
        due_at_ms, attempt, lease_generation
-FROM effects WHERE scope_key = ? AND replay_key = ?
+FROM effects WHERE scope_key = ?
 """
-_ROWS = """
-SELECT replay_key, status, envelope, envelope_hash, outcome, error, lease_owner, lease_token, lease_expires_at_ms,
-       due_at_ms, attempt, lease_generation
-FROM effects WHERE scope_key = ? ORDER BY replay_key
-"""
+_ROW = _COLUMNS + "AND replay_key = ?"
+_ROWS = _COLUMNS + "ORDER BY replay_key"
 # Contract 03 §2.6 "in_progress, lease expired": a new token, one more attempt, the old due time.
 _TAKE_OVER = """
 UPDATE effects SET lease_owner = ?, lease_token = ?, lease_generation = ?, lease_expires_at_ms = ?,
@@ -191,7 +188,7 @@ def _status(outcome: bytes | None, error: bytes | None) -> str:
 
 
 class Journal:
-    """`store.base.JournalStore` over one database, and the one-insert record of effects that are safe to repeat."""
+    """`store.base.JournalStore` over one database."""
 
     # What error codes of this backend's journal begin with (contract 03 §2.4).
     effect_code_prefix: Final = "sqlite"
@@ -210,22 +207,9 @@ class Journal:
             return await database.write_brief(claimed)
         return await database.write(claimed, durable=False)
 
-    async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
-        """Insert a finished row that was never claimed; False when the key has a row already.
-
-        Raises `SessionExecutionLeaseExpired` when `claim.fence` is dead.
-        """
-        status = _status(outcome, error)
-        stored = await _packed(outcome), await _packed(error)
-        return await self._database.write(
-            lambda connection: self._insert(connection, claim, status, *stored), durable=False
-        )
-
     def journal_record_later(self, recording: Callable[[], JournalRecording]) -> asyncio.Future[bool]:
-        """`journal_record` for a caller that goes on; in order with every other write, within milliseconds.
-
-        What is recorded is made, and compressed, by whoever writes: a row that is withdrawn costs nothing.
-        """
+        """See `base.JournalStore`. What is recorded is made, and compressed, by whoever writes: a row that is withdrawn
+        costs nothing."""
         made: JournalRecording | None = None
 
         def recorded() -> JournalRecording:
@@ -236,8 +220,16 @@ class Journal:
 
         def record(connection: sqlite3.Connection) -> bool:
             row = recorded()
+            claim, envelope = row.claim, row.claim.envelope
             status = _status(row.outcome, row.error)
-            return self._insert(connection, row.claim, status, _packed_here(row.outcome), _packed_here(row.error))
+            session_key = _session_key(connection, claim, self._database.clock.now_ms())
+            generation = None if claim.fence is None else claim.fence.fencing_token
+            inserted = connection.execute(
+                _RECORD_NEW,
+                (claim.scope_key, claim.replay_key, session_key, status, envelope.hash, envelope.json,
+                 _packed_here(row.outcome), _packed_here(row.error), generation, claim.due_at_ms, claim.now_ms),
+            )  # fmt: skip
+            return inserted.rowcount == 1
 
         def is_brief() -> bool:
             try:
@@ -247,24 +239,6 @@ class Journal:
             return len(row.claim.envelope.json) + len(row.outcome or row.error or b"") <= BRIEF_BYTES
 
         return self._database.write_later(record, is_brief=is_brief)
-
-    def _insert(
-        self,
-        connection: sqlite3.Connection,
-        claim: JournalClaim,
-        status: str,
-        outcome: bytes | None,
-        error: bytes | None,
-    ) -> bool:
-        session_key = _session_key(connection, claim, self._database.clock.now_ms())
-        generation = None if claim.fence is None else claim.fence.fencing_token
-        envelope = claim.envelope
-        inserted = connection.execute(
-            _RECORD_NEW,
-            (claim.scope_key, claim.replay_key, session_key, status, envelope.hash, envelope.json, outcome,
-             error, generation, claim.due_at_ms, claim.now_ms),
-        )  # fmt: skip
-        return inserted.rowcount == 1
 
     async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool:
         """Extend a held claim; False when it is no longer ours or ran out."""

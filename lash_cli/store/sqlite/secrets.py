@@ -73,94 +73,36 @@ class Scrubbed(NamedTuple):
 class _Place(NamedTuple):
     """A column whose text may be changed: how its rows are read and written, and what it must still decode as."""
 
-    table: str
-    column: str
     select: str
     update: str
     kind: Any
 
 
-_PLACES: Final[tuple[_Place, ...]] = (
-    _Place(
-        "nodes",
-        "body",
-        "SELECT body, place FROM nodes",
-        "UPDATE nodes SET body = ? WHERE place = ?",
-        NodePayload,
-    ),
-    _Place(
-        "frames",
-        "record",
-        "SELECT record, session_key, ordinal FROM frames",
-        "UPDATE frames SET record = ? WHERE session_key = ? AND ordinal = ?",
-        AgentFrame,
-    ),
-    _Place(
-        "inputs",
-        "input",
-        "SELECT input, enqueue_seq FROM inputs WHERE state IN ('cancelled', 'completed')",
-        "UPDATE inputs SET input = ? WHERE enqueue_seq = ?",
-        TurnInput,
-    ),
-    _Place(
-        "queued_work",
-        "payloads",
-        "SELECT payloads, enqueue_seq FROM queued_work WHERE state IN ('cancelled', 'completed', 'dead')",
-        "UPDATE queued_work SET payloads = ? WHERE enqueue_seq = ?",
-        Any,
-    ),
-    _Place(
-        "queued_work",
-        "last_error",
-        "SELECT last_error, enqueue_seq FROM queued_work WHERE last_error IS NOT NULL",
-        "UPDATE queued_work SET last_error = ? WHERE enqueue_seq = ?",
-        None,
-    ),
-    _Place(
-        "turns",
-        "summary",
-        "SELECT summary, session_key, turn_id FROM turns WHERE state = 'committed'",
-        "UPDATE turns SET summary = ? WHERE session_key = ? AND turn_id = ?",
-        Any,
-    ),
-    _Place(
-        "turns",
-        "result",
-        "SELECT result, session_key, turn_id FROM turns WHERE state = 'committed'",
-        "UPDATE turns SET result = ? WHERE session_key = ? AND turn_id = ?",
-        Any,
-    ),
-)
-# What people write about a session. A name and an id are what it is found by, and stay.
-_DESCRIBING: Final = (
-    _Place(
-        "sessions",
-        "config",
-        "SELECT config, session_key FROM sessions",
-        "UPDATE sessions SET config = ? WHERE session_key = ?",
-        PersistedSessionConfig,
-    ),
-    _Place(
-        "sessions",
-        "labels",
-        "SELECT labels, session_key FROM sessions",
-        "UPDATE sessions SET labels = ? WHERE session_key = ?",
-        dict[str, str],
-    ),
-    _Place(
-        "sessions",
-        "hold_reason",
-        "SELECT hold_reason, session_key FROM sessions",
-        "UPDATE sessions SET hold_reason = ? WHERE session_key = ?",
-        None,
-    ),
-    _Place(
-        "attachments",
-        "label",
-        "SELECT label, session_key, attachment_ref FROM attachments",
-        "UPDATE attachments SET label = ? WHERE session_key = ? AND attachment_ref = ?",
-        None,
-    ),
+def _place(table: str, column: str, *keys: str, kind: Any, where: str = "true") -> _Place:
+    """The column of the rows that `keys` name, as far as `where` is true of them."""
+    named = " AND ".join(f"{key} = ?" for key in keys)
+    return _Place(
+        f"SELECT {', '.join((column, *keys))} FROM {table} WHERE {where}",
+        f"UPDATE {table} SET {column} = ? WHERE {named}",
+        kind,
+    )
+
+
+_SETTLED: Final = "state IN ('cancelled', 'completed', 'dead')"
+_COMMITTED: Final = "state = 'committed'"
+_PLACES: Final = (
+    _place("nodes", "body", "place", kind=NodePayload),
+    _place("frames", "record", "session_key", "ordinal", kind=AgentFrame),
+    _place("inputs", "input", "enqueue_seq", kind=TurnInput, where=_SETTLED),
+    _place("queued_work", "payloads", "enqueue_seq", kind=Any, where=_SETTLED),
+    _place("queued_work", "last_error", "enqueue_seq", kind=None),
+    _place("turns", "summary", "session_key", "turn_id", kind=Any, where=_COMMITTED),
+    _place("turns", "result", "session_key", "turn_id", kind=Any, where=_COMMITTED),
+    # What people write about a session. A name and an id are what it is found by, and stay.
+    _place("sessions", "config", "session_key", kind=PersistedSessionConfig),
+    _place("sessions", "labels", "session_key", kind=dict[str, str]),
+    _place("sessions", "hold_reason", "session_key", kind=None),
+    _place("attachments", "label", "session_key", "attachment_ref", kind=None),
 )
 
 
@@ -283,7 +225,7 @@ def scrub(connection: sqlite3.Connection, finder: Finder, mask: str) -> Scrubbed
     connection.execute(_ZERO_WHAT_IS_OVERWRITTEN)
     before = list(scan(connection, finder))
     with _damaged_text_as_bytes(connection):
-        for place in (*_PLACES, *_DESCRIBING):
+        for place in _PLACES:
             _scrub_place(connection, place, finder, mask)
     touched = {hit.table for hit in before}
     if "effects" in touched:

@@ -541,10 +541,6 @@ class SqliteStore:
         """See `base.JournalStore`."""
         return await self._journal.journal_prepare(claim)
 
-    async def journal_record(self, claim: JournalClaim, *, outcome: bytes | None, error: bytes | None) -> bool:
-        """See `journal.Journal.journal_record`."""
-        return await self._journal.journal_record(claim, outcome=outcome, error=error)
-
     async def journal_renew(self, scope_key: str, replay_key: str, token: str, expires_at_ms: int) -> bool:
         """See `base.JournalStore`."""
         return await self._journal.journal_renew(scope_key, replay_key, token, expires_at_ms)
@@ -660,10 +656,6 @@ class SqliteStore:
     async def export_session(self, session_id: str) -> SessionArchive:
         """See `shelf.ShelfStore`."""
         return await self._archives.export_session(session_id)
-
-    async def import_session(self, archive: SessionArchive, session_id: str) -> SessionMeta:
-        """See `shelf.ShelfStore`."""
-        return await self._archives.import_session(archive, session_id)
 
     async def import_sessions(self, archives: Sequence[tuple[SessionArchive, str]]) -> tuple[SessionMeta, ...]:
         """See `shelf.ShelfStore`."""
