@@ -118,8 +118,8 @@ class Provider(Protocol):
 
 class ModelCaller(Protocol):
     """A provider behind its retry ladder (contract 06 §3.1): what the runtime calls. One whose attribute
-    `checks_answers` is True says that each of its results is one that `core.llm.kept_result` takes; of all others that
-    is found out."""
+    `checks_answers` is True says that each of its results is one that `core.llm.kept_result` takes, and that it returns
+    soon after a cancel whatever it calls itself; of all others that is found out."""
 
     @property
     def provider_id(self) -> str:
@@ -129,7 +129,7 @@ class ModelCaller(Protocol):
     async def call(self, request: LlmRequest, *, sink: EventSink, cancel: CancelSignal) -> LlmCallResult:
         """Run the ladder. Never raises for a provider failure or a cancel: both are results with a record. What it
         raises all the same, and what could not be read again, is the result `provider_panicked`, and where it does not
-        return soon after `cancel` was set the task that it runs in is cancelled."""
+        return soon after `cancel` was set the task that it runs in is cancelled, and left to itself if it goes on."""
         ...
 
     async def aclose(self) -> None:

@@ -10,6 +10,7 @@ holds a permit of the rate limiter. Nothing leaves with a secret in it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,7 +47,10 @@ from lash_cli.core.redaction import kept_raw
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.classify import MAX_ERROR_CHARS, from_exception, presentable
+from lash_cli.stragglers import end
 from lash_cli.system import SystemClock, SystemIds
+
+_log = logging.getLogger("lash.models")
 
 if TYPE_CHECKING:
     from lash_cli.providers.limiter import RateLimiter
@@ -55,6 +59,8 @@ if TYPE_CHECKING:
 JITTER_BITS = 32
 MIN_THROTTLE_WAIT_MS = 1_000
 MAX_THROTTLE_WAITS = 8
+#: How long a provider may take to end a call that is cancelled: what closing a connection takes.
+CANCEL_GRACE_S = 1.0
 UNSAFE_RETRY = "unsafe_retry_after_output_started"
 
 
@@ -424,17 +430,15 @@ _CANCELLED = NormalizedError(
 )
 
 
-async def _first(work: asyncio.Future[Any], cancel: CancelSignal) -> bool:
-    """Whether `work` ended before `cancel` was set; if not, `work` is cancelled and awaited."""
+async def _first(work: asyncio.Task[Any], cancel: CancelSignal) -> bool:
+    """Whether `work` ended before `cancel` was set; if not, it is cancelled, and awaited as long as that may take."""
     watch = asyncio.ensure_future(cancel.wait())
     try:
         await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
         return work.done()
     finally:
-        for task in (work, watch):
-            if not task.done():
-                task.cancel()
-        await asyncio.gather(work, watch, return_exceptions=True)
+        watch.cancel()
+        await end(work, CANCEL_GRACE_S, _log, "the provider")
 
 
 def _selection_refusal(model: ModelSpec) -> LlmTransportError | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -25,13 +25,14 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.protocols import EventSink, JudgesAttachments, ModelCaller
 from lash_cli.runtime.cancellation import CancelToken
+from lash_cli.runtime.foreign import CutOff, within_turn
 
 _log = logging.getLogger("lash.models")
 
 # The code of what a provider raised that is no failure of its endpoint: a bug in it (contract 05 §3.6).
 PROVIDER_PANICKED = "provider_panicked"
 # How long a caller may take to return once its call is cancelled: what closing a connection and cleaning up behind it
-# need. Then it is cancelled itself.
+# need. Then it is cancelled itself, and has as long again.
 CANCEL_GRACE_S = 1.0
 _MAX_TEXT_CHARS: Final = 1_024
 
@@ -42,30 +43,42 @@ async def asked(
     """What `caller` answers, or the error that stands for what it did instead. Raises what `sink` raises, and with
     `is_strict` what the caller does."""
     heard = _Heard(sink)
-    cut = _CutOff(cancel)
     try:
-        with cut:
+        if getattr(caller, "checks_answers", False):
             result = await caller.call(request, sink=heard.take, cancel=cancel)
-    except asyncio.CancelledError:
-        if not cut.is_self_inflicted:
-            raise
-        return _panicked(request, "cancelled itself", heard)
+        else:
+            calling = asyncio.ensure_future(_called(caller, request, heard, cancel))
+            result = await within_turn(
+                calling, "the model caller", cancel, request.scope.session_id, grace_s=CANCEL_GRACE_S
+            )
+    except CutOff:
+        return LlmCallResult(LlmCallRecord(request.scope.request_id), error=_CANCELLED, text_streamed=heard.has_any)
     except Exception as raised:
         if raised is heard.fault or is_strict:
             raise
         _log.exception("the model caller raised")
         return _panicked(request, f"raised {described(raised, _MAX_TEXT_CHARS)}", heard)
-    if cut.is_done:
-        return LlmCallResult(LlmCallRecord(request.scope.request_id), error=_CANCELLED, text_streamed=heard.has_any)
-    if not getattr(caller, "checks_answers", False):
-        try:
-            result = kept_result(result)
-        except ValueError as flaw:
-            return _panicked(request, str(flaw), heard)
+    finally:
+        heard.is_over = True
     ended = result.error or result.response
     if ended is not None and ended.terminal_reason is TerminalReason.CANCELLED and not cancel.is_set:
         return _not_cancelled(result)
     return result
+
+
+async def _called(caller: ModelCaller, request: LlmRequest, heard: _Heard, cancel: CancelToken) -> LlmCallResult:
+    """What a caller answers that nobody has checked, in a task of its own."""
+    try:
+        answer: object = await caller.call(request, sink=heard.take, cancel=cancel)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return _panicked(request, "cancelled itself", heard)
+    try:
+        return kept_result(answer)
+    except ValueError as flaw:
+        return _panicked(request, str(flaw), heard)
 
 
 def refusal_of(caller: ModelCaller, source: AttachmentSource, *, is_strict: bool) -> str | None:
@@ -105,66 +118,25 @@ _CANCELLED: Final = NormalizedError(
 
 
 class _Heard:
-    """The sink of a call, which remembers what it raised itself."""
+    """The sink of a call, which remembers what it raised itself, and is deaf once the call is over."""
 
-    __slots__ = ("_sink", "fault", "has_any")
+    __slots__ = ("_sink", "fault", "has_any", "is_over")
 
     def __init__(self, sink: EventSink) -> None:
         self._sink = sink
         self.fault: Exception | None = None
         self.has_any = False
+        self.is_over = False
 
     async def take(self, event: StreamEvent) -> None:
+        if self.is_over:
+            return
         self.has_any = True
         try:
             await self._sink(event)
         except Exception as fault:
             self.fault = fault
             raise
-
-
-class _CutOff:
-    """Cancels the task that is in its block when the block has not been left `CANCEL_GRACE_S` after the token was
-    tripped, as `asyncio.timeout` does it, and takes that back as the block is left: then it `is_done`."""
-
-    __slots__ = ("_alarm", "_before", "_cancel", "_task", "is_done", "is_self_inflicted")
-
-    def __init__(self, cancel: CancelToken) -> None:
-        self._cancel = cancel
-        self._task: asyncio.Task[Any] | None = None
-        self._before = 0
-        self._alarm: asyncio.TimerHandle | None = None
-        self.is_done = False
-        self.is_self_inflicted = False
-
-    def _begin(self) -> None:
-        """Told when the token is tripped."""
-        if self._alarm is None and self._task is not None:
-            self._alarm = self._task.get_loop().call_later(CANCEL_GRACE_S, self._cut)
-
-    def _cut(self) -> None:
-        if self._task is not None:
-            self.is_done = True
-            self._task.cancel()
-
-    def __enter__(self) -> None:
-        self._task = task = asyncio.current_task()
-        assert task is not None, "a call is made in a task"
-        self._before = task.cancelling()
-        self._cancel.tell(self._begin)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        self._cancel.tell_no_more(self._begin)
-        task, self._task = self._task, None
-        assert task is not None, "the block was entered"
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        elif kind is None:
-            return False
-        is_ours = self.is_done and task.uncancel() <= self._before
-        self.is_self_inflicted = not self.is_done and task.cancelling() <= self._before
-        return is_ours and kind is not None and issubclass(kind, asyncio.CancelledError)
 
 
 def _panicked(request: LlmRequest, what: str, heard: _Heard) -> LlmCallResult:

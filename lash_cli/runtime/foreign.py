@@ -22,6 +22,7 @@ from lash_cli.core.tools import (
 )
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.lane import lane_lost
+from lash_cli.stragglers import end
 
 _log = logging.getLogger("lash.dispatch")
 
@@ -31,10 +32,6 @@ CANCEL_GRACE_S = 0.05
 # How long the end of a call that took too long, or whose turn is left, is waited for: what a shell needs to kill a
 # command that does not stop when it is told to.
 ABANDON_AFTER_S = 0.75
-
-# Calls that outlive their attempts. The event loop knows its tasks only weakly, and one that is cleaning up must not be
-# collected on the way; what it comes to is nobody's any more.
-_stragglers: set[asyncio.Task[Any]] = set()
 
 T = TypeVar("T")
 
@@ -61,21 +58,18 @@ async def within_limits(
         # What it had done by then is unknown, so only a tool that may be run again after an effect is (§3.5).
         retry = RetryHint("safe") if isinstance(manifest.retry_policy, IdempotentRetry) else None
         return failure(FailureClass.TIMEOUT, "tool_timeout", text, source="runtime", retry=retry)
-    except asyncio.CancelledError as interruption:
-        # What ended the program has left through the event loop, which then cancels who waited for it.
-        if task.done() and not task.cancelled() and (raised := task.exception()) is not None:
-            raise interruption from raised
-        raise
     finally:
-        await _end(task, f"tool {manifest.name}", CANCEL_GRACE_S if cancel.is_set else ABANDON_AFTER_S)
+        await end(task, CANCEL_GRACE_S if cancel.is_set else ABANDON_AFTER_S, _log, f"tool {manifest.name}")
 
 
 class CutOff(Exception):
     """The turn was cancelled before foreign code had answered; what it would have said is not known."""
 
 
-async def within_turn(task: asyncio.Task[T], what: str, cancel: CancelToken, session_id: str) -> T:
-    """What `task` answers, unless the turn is over before: then it has its grace, as a tool has.
+async def within_turn(
+    task: asyncio.Task[T], what: str, cancel: CancelToken, session_id: str, *, grace_s: float = CANCEL_GRACE_S
+) -> T:
+    """What `task` answers, unless the turn is over before: then it has its grace, as a tool has, and is cancelled.
 
     Raises what the task raises, `CutOff` when it had not answered by then, and
     `SessionExecutionLeaseExpired` when `cancel` says that the lane was lost.
@@ -83,42 +77,30 @@ async def within_turn(task: asyncio.Task[T], what: str, cancel: CancelToken, ses
     try:
         await until_over(task, cancel)
         if not task.done():
-            await asyncio.wait({task}, timeout=CANCEL_GRACE_S)
+            await asyncio.wait({task}, timeout=grace_s)
             if cancel.cause is CancelCause.LEASE_LOST:
                 raise lane_lost(session_id)
             if not task.done():
                 raise CutOff
         return task.result()
     finally:
-        await _end(task, what, CANCEL_GRACE_S if cancel.is_set else ABANDON_AFTER_S)
+        await end(task, grace_s if cancel.is_set else ABANDON_AFTER_S, _log, what)
 
 
 async def until_over(task: asyncio.Task[Any], cancel: CancelToken, limit_ms: int | None = None) -> None:
     """Return when the task is done, the turn is cancelled, or the time is up."""
     over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def end(_: object = None) -> None:
+    def stop(_: object = None) -> None:
         if not over.done():
             over.set_result(None)
 
-    task.add_done_callback(end)
-    alarm = None if limit_ms is None else alarm_after(limit_ms / 1000, end)
+    task.add_done_callback(stop)
+    alarm = None if limit_ms is None else alarm_after(limit_ms / 1000, stop)
     try:
-        with cancel.telling(end):
+        with cancel.telling(stop):
             await over
     finally:
-        task.remove_done_callback(end)
+        task.remove_done_callback(stop)
         if alarm is not None:
             alarm.cancel()
-
-
-async def _end(task: asyncio.Task[Any], what: str, wait_s: float) -> None:
-    """Cancel the task with what it is for, and cut it off when it does not end within `wait_s`."""
-    if task.done():
-        return
-    task.cancel()
-    _stragglers.add(task)
-    task.add_done_callback(_stragglers.discard)
-    _, left = await asyncio.wait({task}, timeout=wait_s)
-    if left:
-        _log.warning("%s goes on although it was cancelled; its result is lost", what)

@@ -4,6 +4,7 @@ the session goes on (contract 01 §0 rule 6, 05 §3.6)."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -42,6 +43,7 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.protocols import CancelSignal, EventSink
 from lash_cli.errors import DirectCompletionError, LlmTransportError
+from lash_cli.providers import retry
 from lash_cli.runtime import asking
 
 Answering = Callable[[LlmRequest, EventSink], Awaitable[Any]]
@@ -281,3 +283,51 @@ async def test_a_model_caller_that_takes_no_notice_of_a_cancel_is_cut_off(
         if by != "the awaiting task":
             assert (await running).result.outcome == Stopped("cancelled")
         assert said(session.read_view().messages) == ["hello"]
+
+
+@pytest.mark.parametrize("kind", [lambda answering: RetryingCaller(Foreign(answering)), ForeignCaller])
+@pytest.mark.parametrize("by", ["cancel", "the awaiting task"])
+async def test_one_that_swallows_every_cancel_does_not_hold_its_turn_and_is_heard_no_more(
+    make_core, monkeypatch, caplog, kind: Any, by: str
+) -> None:
+    monkeypatch.setattr(asking, "CANCEL_GRACE_S", 0.05)
+    monkeypatch.setattr(retry, "CANCEL_GRACE_S", 0.05)
+    is_begun, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def answering(request: LlmRequest, sink: EventSink) -> Any:
+        is_begun.set()
+        await sink(TextDelta("seen "))
+        while not may_end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await may_end.wait()
+        await sink(TextDelta("late"))
+        ended.set()
+        return response("late") if kind is not ForeignCaller else LlmCallResult(LlmCallRecord("r"), response("late"))
+
+    core = make_core(kind(answering))
+    try:
+        async with asyncio.timeout(10), await core.open_session(S) as session:
+            shown: list[Any] = []
+            running = asyncio.ensure_future(session.turn("hello").run())
+            await is_begun.wait()
+            if by == "cancel":
+                assert session.cancel_running_turns() == 1
+                output = await running
+                assert output.result.outcome == Stopped("cancelled")
+                shown = [item.event for item in output.activities if isinstance(item.event, AssistantProseDelta)]
+                assert shown == [AssistantProseDelta("seen ")]
+            else:
+                running.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await running
+            assert "goes on although it was cancelled" in caplog.text
+            kept = said(session.read_view().messages)
+            assert "late" not in kept
+            may_end.set()
+            await ended.wait()
+            assert said(session.read_view().messages) == kept
+        async with await make_core(ScriptedCaller([text("fine")])).open_session(S) as session:
+            assert (await session.turn("again").run()).result.assistant_message() == "fine"
+            assert "late" not in said(session.read_view().messages)
+    finally:
+        may_end.set()
