@@ -1,10 +1,12 @@
-"""The limits, defaults and statuses that the guide tells are those of the program."""
+"""The limits, statuses, names and places that the guide and the decisions tell are those of the program."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+from support.guides import ROOT
 
 from lash_cli import docs
 from lash_cli.cli.attaching import MAX_TOTAL_BYTES
@@ -24,6 +26,10 @@ from lash_cli.runtime import foreign, trace_documents
 from lash_cli.settings.keys import KEY_COMMAND_TIMEOUT_SECONDS
 from lash_cli.store.sqlite.process_forks import QUIET_WITHIN_S
 
+PACKAGE = Path(docs.__file__).parent.parent
+TEXTS = [ROOT / "README.md", *sorted((PACKAGE / "docs").rglob("*.md"))]
+# What is written as code and is no name of ours.
+FOREIGN = re.compile(r"LASH_CFG__\w+|OLLAMA_CONTEXT_LENGTH|LLAMA_KEY|POINTER|CITY|Bath")
 MIB = 1024 * 1024
 WORDS = ("no", "one", "two", "three", "four", "five", "six")
 
@@ -81,3 +87,21 @@ def test_every_exit_status_of_an_error_stands_in_the_guide() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     assert {kind.exit_status for kind in kinds} <= told
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.stem)
+def test_every_name_and_every_file_that_is_told_is_one_of_the_program(text: Path, known: frozenset[str]) -> None:
+    for code in re.findall(r"`([^`\n]+)`", text.read_text()):
+        for name in re.findall(r"[A-Za-z_][A-Za-z_0-9]{3,}", code):
+            is_name = "_" in name.strip("_") or name[0].isupper()
+            assert not is_name or name in known or FOREIGN.fullmatch(name), code
+        for place in re.findall(r"(?:[\w.]+/)+(?:\{[\w,]+\}|\w+)\.py", code):
+            for name in re.sub(r".*\{|\}.*", "", place).split(",") if "{" in place else [place]:
+                file = re.sub(r"\{.*\}", name, place) if "{" in place else place
+                assert (PACKAGE / file).is_file(), file
+
+
+@pytest.fixture(scope="module")
+def known() -> frozenset[str]:
+    """Every word of the program's own text."""
+    return frozenset(word for file in PACKAGE.rglob("*.py") for word in re.findall(r"\w+", file.read_text()))
