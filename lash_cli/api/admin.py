@@ -29,10 +29,12 @@ from lash_cli.runtime.history import HeadMove, move_head
 from lash_cli.runtime.replacing import ReadStateReplaced, replace_active_read_state
 from lash_cli.runtime.session import ResidentSession, Undo
 from lash_cli.runtime.state import RuntimeSessionState
-from lash_cli.store.base import SessionMeta
+from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 if TYPE_CHECKING:
     from lash_cli.api.session import LashSession
+    from lash_cli.core.lease import LeaseOwnerIdentity
+    from lash_cli.runtime.host import RuntimeHost
 
 
 class SessionAdmin:
@@ -44,6 +46,11 @@ class SessionAdmin:
 
     def __init__(self, session: LashSession) -> None:
         self._session = session
+
+    def _parts(self) -> tuple[RuntimeHost, RuntimePersistence, LeaseOwnerIdentity]:
+        """What a verb works with that needs a store."""
+        core = self._session._core
+        return core.host, core.store, self._session._shared.owner
 
     def export_state(self) -> RuntimeSessionState:
         """What memory holds of the state, for `open_with_state`: without `keep_all` what is said in the current frame,
@@ -71,15 +78,10 @@ class SessionAdmin:
         """
         from lash_cli.runtime.persistence import apply_state
 
-        session = self._session
-        core, shared = session._core, session._shared
-        store = core.store
-        async with shared.lock:
-            await session._flush()
-            resident = session._state
-            await core._beside_driver(
-                session.session_id, lambda: apply_state(core.host, store, resident, shared.owner, state)
-            )
+        host, store, owner = self._parts()
+        await self._session._alone(
+            lambda resident: apply_state(host, store, resident, owner, state), is_behind_flush=True
+        )
 
     async def message_tree(self) -> tuple[TreeEntry, ...]:
         """Every committed message, those of other branches and frames included."""
@@ -101,16 +103,11 @@ class SessionAdmin:
 
         Raises as `LashCore.branch_to_node`.
         """
-        session = self._session
-        core, shared = session._core, session._shared
-        store = core.store
-        async with shared.lock:
-            await session._flush()
-            state = session._state
-            return await core._beside_driver(
-                session.session_id,
-                lambda: move_head(core.host, store, shared.owner, session.session_id, node_id, follow=state.refresh),
-            )
+        host, store, owner = self._parts()
+        return await self._session._alone(
+            lambda state: move_head(host, store, owner, state.session_id, node_id, follow=state.refresh),
+            is_behind_flush=True,
+        )
 
     async def set_protocol_turn_options(self, options: ProtocolTurnOptions) -> None:
         """Ask every turn of the current agent frame, and of those opened after it, with `options`; a turn's own stand
@@ -161,23 +158,14 @@ class SessionAdmin:
         """`compact_context`, saying what was done. `operation_id` makes a repeat harmless; a tripped `token` ends the
         call of the model, and then nothing is opened. Raises `ConflictError` (`agent_frame_reused`) for an operation
         that led to an older frame."""
-        session = self._session
-        core, shared = session._core, session._shared
-        state = session._state
-        signal = token or CancelToken()
+        self._session._check_open()
+        shared, signal = self._session._shared, token or CancelToken()
         with shared.in_use(signal):
-            async with shared.lock:
-                return await core._beside_driver(
-                    session.session_id,
-                    lambda: compact_context(
-                        shared.host,
-                        state,
-                        shared.owner,
-                        signal,
-                        instructions=instructions,
-                        operation_id=operation_id,
-                    ),
+            return await self._session._alone(
+                lambda state: compact_context(
+                    shared.host, state, shared.owner, signal, instructions=instructions, operation_id=operation_id
                 )
+            )
 
     async def open_agent_frame(self, request: OpenAgentFrameRequest) -> OpenAgentFrameResult:
         """Go on in a new frame that begins with the given nodes; the id of the current one opens nothing.
@@ -186,12 +174,9 @@ class SessionAdmin:
         nodes that could not be read again.
         """
         session = self._session
-        core, shared = session._core, session._shared
-        async with shared.lock:
-            state = session._state
-            return await core._beside_driver(
-                session.session_id, lambda: open_agent_frame(core.host, state, shared.owner, request)
-            )
+        return await session._alone(
+            lambda state: open_agent_frame(session._core.host, state, session._shared.owner, request)
+        )
 
     async def append_session_nodes(self, request: AppendSessionNodesRequest) -> Appended | StaleBranch:
         """Add messages, events of a protocol and records of plugins below the head, in one commit.
@@ -201,14 +186,8 @@ class SessionAdmin:
         `node_exists` when the operation added something else before; and `UsageError` (`node_invalid`) for what could
         not be read again.
         """
-        session = self._session
-        core, shared = session._core, session._shared
-        store = core.store
-        async with shared.lock:
-            state = session._state
-            return await core._beside_driver(
-                session.session_id, lambda: append_session_nodes(core.host, store, state, shared.owner, request)
-            )
+        host, store, owner = self._parts()
+        return await self._session._alone(lambda state: append_session_nodes(host, store, state, owner, request))
 
     async def append_messages(self, messages: Sequence[Message], *, operation_id: str | None = None) -> Appended:
         """Add messages below the head, whatever it is; raises as `append_session_nodes`."""
@@ -234,18 +213,11 @@ class SessionAdmin:
         stays as a branch. Transient ones are left out, and those that are appended get ids of their own.
         `operation_id` makes a repeat harmless. Raises as `append_session_nodes`.
         """
-        session = self._session
-        core, shared = session._core, session._shared
-        store = core.store
-        async with shared.lock:
-            await session._flush()
-            state = session._state
-            return await core._beside_driver(
-                session.session_id,
-                lambda: replace_active_read_state(
-                    core.host, store, state, shared.owner, messages, operation_id=operation_id
-                ),
-            )
+        host, store, owner = self._parts()
+        return await self._session._alone(
+            lambda state: replace_active_read_state(host, store, state, owner, messages, operation_id=operation_id),
+            is_behind_flush=True,
+        )
 
     async def fork(
         self, *, session_id: str | None = None, at: str | None = None, name: str | None = None

@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("lash.session")
 
 DIRECT_SOURCE = "direct"
+T = TypeVar("T")
 
 
 @cache
@@ -381,6 +382,14 @@ class LashSession(QueueVerbs):
 
         await self._change(change, is_for_finished=is_for_finished)
 
+    async def _alone(self, work: Callable[[ResidentSession], Awaitable[T]], *, is_behind_flush: bool = False) -> T:
+        """Do `work` while nobody else turns or changes the session here, what memory alone holds being written first
+        if `is_behind_flush`."""
+        async with self._shared.lock:
+            if is_behind_flush:
+                await self._flush()
+            return await self._core._beside_driver(self.session_id, partial(work, self._state))
+
     async def _change(
         self,
         change: Callable[[ResidentSession], Undo | None],
@@ -394,18 +403,16 @@ class LashSession(QueueVerbs):
         `change` returns how to take it back, or None when it changed nothing. With `is_for_finished` it is refused
         while a turn that was cut off is not finished.
         """
+        if self._core.host.store is not None:
+            commit = partial(self._commit_change, change=change, usage=usage, is_for_finished=is_for_finished)
+            await self._alone(commit)
+            return
         async with self._shared.lock:
-            if self._core.host.store is None:
-                if change(self._state) is not None:
-                    from lash_cli.runtime.ephemeral import publish_change
+            if change(self._state) is not None:
+                from lash_cli.runtime.ephemeral import publish_change
 
-                    self._state.ledger = merge_ledger((*self._state.ledger, *usage))
-                    publish_change(self._state)
-            else:
-                await self._core._beside_driver(
-                    self.session_id,
-                    lambda: self._commit_change(self._state, change, usage, is_for_finished=is_for_finished),
-                )
+                self._state.ledger = merge_ledger((*self._state.ledger, *usage))
+                publish_change(self._state)
 
     async def _commit_change(
         self,
