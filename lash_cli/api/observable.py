@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -51,23 +51,17 @@ from lash_cli.store.resident_log import ResidentLog
 _log = logging.getLogger("lash.live")
 
 
-class RemoteGap:
+class RemoteGap(NamedTuple):
     """The remote form of a gap: the observation to start again from, and why."""
 
-    __slots__ = ("gap", "observation")
-
-    def __init__(self, observation: RemoteSessionObservation, gap: RemoteLiveReplayGap) -> None:
-        self.observation = observation
-        self.gap = gap
+    observation: RemoteSessionObservation
+    gap: RemoteLiveReplayGap
 
 
-class RemoteSubscribed:
+class RemoteSubscribed(NamedTuple):
     """The remote form of a stream that begins right after the cursor."""
 
-    __slots__ = ("subscription",)
-
-    def __init__(self, subscription: RemoteSessionObservationEventStream) -> None:
-        self.subscription = subscription
+    subscription: RemoteSessionObservationEventStream
 
 
 class ObservableSession:

@@ -10,7 +10,7 @@ observer learns that it changed and asks for what it needs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self
 
 import msgspec
 
@@ -51,8 +51,6 @@ from lash_cli.errors import (
 
 # Raised with every change of meaning, a new kind of event included.
 REMOTE_PROTOCOL_VERSION: Final = 1
-
-E = TypeVar("E", bound="RemoteEnvelope")
 
 
 class _Signal(msgspec.Struct, frozen=True):
@@ -176,7 +174,25 @@ class RemoteSessionObservation(RemoteEnvelope, frozen=True, kw_only=True):
         require_usage(self.usage)
 
 
-class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
+class _KindEnvelope(RemoteEnvelope, frozen=True, kw_only=True):
+    """An envelope in which the `fields` of its kind stand beside its own."""
+
+    fields: dict[str, Any] = {}
+
+    def document(self) -> dict[str, Any]:
+        """See `RemoteEnvelope.document`."""
+        document = super().document()
+        document.update(document.pop("fields", {}))
+        return document
+
+    @classmethod
+    def _parse(cls, document: Mapping[str, Any]) -> Self:
+        own = {name: value for name, value in document.items() if name in cls.__struct_fields__ and name != "fields"}
+        rest = {name: value for name, value in document.items() if name not in own}
+        return super()._parse({**own, "fields": rest})
+
+
+class RemoteTurnActivity(_KindEnvelope, frozen=True, kw_only=True):
     """One activity; the fields of its kind stand beside `type` (contract 04 §6.2). `sequence` orders within one stream
     and resumes nothing."""
 
@@ -184,19 +200,10 @@ class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
     id: str
     correlation_id: str
     type: str
-    fields: dict[str, Any] = {}
 
     def _validate_fields(self) -> None:
         require_text(self, "id", "correlation_id", "type")
         require_activity(type(self).__name__, self.type, self.fields)
-
-    def document(self) -> dict[str, Any]:
-        """See `RemoteEnvelope.document`."""
-        return _flattened(self)
-
-    @classmethod
-    def _parse(cls, document: Mapping[str, Any]) -> Self:
-        return _unflattened(cls, document)
 
     @classmethod
     def of(cls, activity: TurnActivity, sequence: int) -> RemoteTurnActivity:
@@ -212,7 +219,7 @@ class RemoteTurnActivity(RemoteEnvelope, frozen=True, kw_only=True):
         )
 
 
-class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
+class RemoteSessionObservationEvent(_KindEnvelope, frozen=True, kw_only=True):
     """One event; the fields of its kind stand beside `type` (contract 04 §6.1)."""
 
     session_id: str
@@ -221,7 +228,6 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
     type: str
     replay_incarnation_id: str = ""
     turn_id: str | None = None
-    fields: dict[str, Any] = {}
 
     def _validate_fields(self) -> None:
         require_text(self, "session_id", "cursor")
@@ -241,14 +247,6 @@ class RemoteSessionObservationEvent(RemoteEnvelope, frozen=True, kw_only=True):
                 type(self).__name__, "RemoteTurnActivity", self.protocol_version, child
             )
         RemoteTurnActivity.from_document(activity)
-
-    def document(self) -> dict[str, Any]:
-        """See `RemoteEnvelope.document`."""
-        return _flattened(self)
-
-    @classmethod
-    def _parse(cls, document: Mapping[str, Any]) -> Self:
-        return _unflattened(cls, document)
 
     @classmethod
     def of(cls, event: SessionObservationEvent, sequence: int) -> RemoteSessionObservationEvent:
@@ -334,23 +332,6 @@ def remote_usage(usage: TokenUsage) -> dict[str, int]:
 def plain(value: Any) -> Any:
     """`value` as what JSON gives back: lists, not tuples."""
     return decode_any(encode(value), Any)
-
-
-def _flattened(envelope: RemoteEnvelope) -> dict[str, Any]:
-    """The envelope with what is in its `fields` beside its own."""
-    document: dict[str, Any] = plain(envelope)
-    document.update(document.pop("fields", {}))
-    return document
-
-
-def _unflattened(cls: type[E], document: Mapping[str, Any]) -> E:
-    own = {name for name in cls.__struct_fields__ if name != "fields"}
-    known = {name: value for name, value in document.items() if name in own}
-    rest = {name: value for name, value in document.items() if name not in own}
-    try:
-        return from_builtins({**known, "fields": rest}, cls)
-    except msgspec.ValidationError as error:
-        raise InvalidEnvelope(cls.__name__, str(error)) from error
 
 
 def _fields_of(record: msgspec.Struct) -> dict[str, Any]:

@@ -67,17 +67,9 @@ class SingleProvider:
         await self._caller.aclose()
 
 
-class GivenProvider:
+class GivenProvider(SingleProvider):
     """A resolver that answers every id with the caller one turn or one opened session was given (contract 01 §5.2, §2).
     What is recorded stays as it is."""
-
-    def __init__(self, caller: ModelCaller) -> None:
-        self._caller = caller
-
-    @property
-    def default_id(self) -> str:
-        """The caller's own id."""
-        return self._caller.provider_id
 
     def resolve(self, provider_id: str) -> ModelCaller:
         """The caller."""
