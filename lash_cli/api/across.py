@@ -238,11 +238,9 @@ class AcrossProcesses:
             delay = min(delay * 2, TERMINAL_POLL_MAX_S)
 
     async def _free_dead_lane(self, session_id: str) -> None:
-        host, row = self.host, await self.store.session_row(session_id)
+        row = await self.store.session_row(session_id)
         if row is not None:
-            await free_dead_lane(
-                self.store, host.clock, host.ids, host.timings, self._new_owner(), session_id, row.lease
-            )
+            await free_dead_lane(self.host, self.store, self._new_owner(), session_id, row.lease)
 
     async def _require_free_lane(self, session_id: str) -> None:
         """Raise `SessionExecutionBusy` while somebody holds the lane who does not provably run no more."""

@@ -424,7 +424,7 @@ class LashSession(QueueVerbs):
     ) -> None:
         host = self._core.host
         assert host.store is not None, "asked by the caller"
-        async with borrowed_lane(host.store, host.clock, host.ids, host.timings, self._shared.owner, state) as fence:
+        async with borrowed_lane(host, host.store, self._shared.owner, state) as fence:
             if is_for_finished or state.replaces_graph:
                 from lash_cli.runtime.history import require_finished  # few changes ask for it
 

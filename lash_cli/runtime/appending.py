@@ -79,7 +79,7 @@ async def append_session_nodes(
     """
     request = readable_nodes(request, AppendSessionNodesRequest)
     operation = request.operation_id or host.ids.new("op")
-    async with borrowed_lane(store, host.clock, host.ids, host.timings, owner, session) as fence:
+    async with borrowed_lane(host, store, owner, session) as fence:
         await require_movable(store, session.session_id)
         ancestor = request.requires_ancestor_node_id
         nodes = _nodes(session, request, operation, host.clock.now_ms())

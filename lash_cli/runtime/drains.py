@@ -30,7 +30,7 @@ async def run_next_command(
     """
     if fence is not None:
         return True, await _run(host, store, session, fence)
-    async with borrowed_lane(store, host.clock, host.ids, host.timings, owner, session) as own:
+    async with borrowed_lane(host, store, owner, session) as own:
         if await store.unfinished_turns(session.session_id):
             return False, None
         return True, await _run(host, store, session, own)

@@ -173,7 +173,7 @@ async def held_lane(
     token: CancelToken,
 ) -> AsyncIterator[LeaseFence]:
     """A lane that is renewed while a model answers; the session is up to date inside the block."""
-    async with claimed_lane(store, host.clock, host.ids, host.timings, owner, session.session_id) as lease:
+    async with claimed_lane(host, store, owner, session.session_id) as lease:
         guard = LaneGuard(store, host.clock, host.timings, lease, lambda: _lose(token))
         guard.start()
         try:

@@ -135,7 +135,7 @@ async def move_head(
     `NotFoundError` (`session_not_found`, `node_not_found`) and `ConflictError`
     (`node_not_resumable`, `turn_unfinished`, `session_empty`).
     """
-    async with claimed_lane(store, host.clock, host.ids, host.timings, owner, session_id) as lease:
+    async with claimed_lane(host, store, owner, session_id) as lease:
         await require_movable(store, session_id)
         read = await store.load_session(session_id, ReadScope.HEAD)
         if read is None:

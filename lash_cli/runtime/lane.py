@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -25,13 +26,16 @@ from lash_cli.core.lease import (
     SessionExecutionLease,
     is_row_live,
 )
-from lash_cli.core.protocols import CancelSignal, Clock, Ids
+from lash_cli.core.protocols import CancelSignal, Clock
 from lash_cli.effects.host import first_of
-from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionLeaseExpired
+from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy, SessionExecutionLeaseExpired
 from lash_cli.runtime.ending import end, tidied
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import LaneBusy, LaneOutcome, LaneRequest, LaneStore, RuntimePersistence, busy_error
 from lash_cli.system import is_definitely_dead
+
+if TYPE_CHECKING:
+    from lash_cli.runtime.host import RuntimeHost
 
 _log = logging.getLogger("lash.lane")
 
@@ -53,33 +57,15 @@ def is_provably_dead(owner: LeaseOwnerIdentity) -> bool:
 
 
 async def free_dead_lane(
-    store: LaneStore,
-    clock: Clock,
-    ids: Ids,
-    timings: LeaseTimings,
-    owner: LeaseOwnerIdentity,
-    session_id: str,
-    lease: LeaseRow,
+    host: RuntimeHost, store: RuntimePersistence, owner: LeaseOwnerIdentity, session_id: str, lease: LeaseRow
 ) -> None:
     """Give back the lane of a holder that is provably dead, so that nobody waits for its expiry. When the task is
     cancelled meanwhile, the lane is not left held by `owner` instead."""
-    if lease.owner is None or not is_row_live(lease, clock.now_ms()) or not is_provably_dead(lease.owner):
+    if lease.owner is None or not is_row_live(lease, host.clock.now_ms()) or not is_provably_dead(lease.owner):
         return
-    token = ids.token()
-    try:
-        reclaimed = await store.reclaim_lease(
-            session_id,
-            owner,
-            observed_fencing_token=lease.fencing_token,
-            ttl_ms=timings.ttl_ms,
-            now_ms=clock.now_ms(),
-            token=token,
-        )
-    except asyncio.CancelledError:
-        await free_unseen_lane(store, session_id, owner, clock, ttl_ms=timings.ttl_ms, token=token)
-        raise
-    if not isinstance(reclaimed, LaneBusy):
-        await _release(store, reclaimed.fence())
+    with contextlib.suppress(SessionExecutionBusy):  # somebody else was faster
+        async with claimed_lane(host, store, owner, session_id):
+            pass
 
 
 async def take_lane(
@@ -268,28 +254,26 @@ class LaneHolder(msgspec.Struct, eq=False):
 
 @contextlib.asynccontextmanager
 async def claimed_lane(
-    store: RuntimePersistence, clock: Clock, ids: Ids, timings: LeaseTimings, owner: LeaseOwnerIdentity, session_id: str
+    host: RuntimeHost, store: RuntimePersistence, owner: LeaseOwnerIdentity, session_id: str
 ) -> AsyncIterator[SessionExecutionLease]:
     """A lane outside a turn (contract 01 §13). Raises `SessionExecutionBusy` while another owner holds it.
 
     Whatever happens inside the block, the lease is not left held; a commit that releases it first is welcome.
     """
-    token = ids.token()
+    clock, ttl_ms, token = host.clock, host.timings.ttl_ms, host.ids.token()
     try:
-        claimed = await store.try_claim_lease(
-            session_id, owner, ttl_ms=timings.ttl_ms, now_ms=clock.now_ms(), token=token
-        )
+        claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
         if isinstance(claimed, LaneBusy) and is_provably_dead(claimed.holder):
             claimed = await store.reclaim_lease(
                 session_id,
                 owner,
                 observed_fencing_token=claimed.fencing_token,
-                ttl_ms=timings.ttl_ms,
+                ttl_ms=ttl_ms,
                 now_ms=clock.now_ms(),
                 token=token,
             )
     except asyncio.CancelledError:
-        await free_unseen_lane(store, session_id, owner, clock, ttl_ms=timings.ttl_ms, token=token)
+        await free_unseen_lane(store, session_id, owner, clock, ttl_ms=ttl_ms, token=token)
         raise
     if isinstance(claimed, LaneBusy):
         raise busy_error(session_id, claimed)
@@ -301,12 +285,7 @@ async def claimed_lane(
 
 @contextlib.asynccontextmanager
 async def borrowed_lane(
-    store: RuntimePersistence,
-    clock: Clock,
-    ids: Ids,
-    timings: LeaseTimings,
-    owner: LeaseOwnerIdentity,
-    session: ResidentSession,
+    host: RuntimeHost, store: RuntimePersistence, owner: LeaseOwnerIdentity, session: ResidentSession
 ) -> AsyncIterator[LeaseFence]:
     """A lane for one commit outside a turn: claim, refresh, commit with release (contract 01 §13).
 
@@ -314,6 +293,6 @@ async def borrowed_lane(
     while another owner holds the lane. The commit is expected to release the
     lease; whatever happens, it is not left held.
     """
-    async with claimed_lane(store, clock, ids, timings, owner, session.session_id) as lease:
+    async with claimed_lane(host, store, owner, session.session_id) as lease:
         await session.catch_up()
         yield lease.fence()

@@ -116,7 +116,7 @@ async def apply_state(
     """
     session.require_own(state)
     await require_attachments(store, state)
-    async with borrowed_lane(store, host.clock, host.ids, host.timings, owner, session) as fence:
+    async with borrowed_lane(host, store, owner, session) as fence:
         await require_movable(store, session.session_id)
         now_ms = host.clock.now_ms()
         await put_attachments(store, state, now_ms)

@@ -55,7 +55,7 @@ async def replace_active_read_state(
     messages = readable_nodes(tuple(messages), tuple[Message, ...])
     wanted = tuple(message for message in messages if not message.is_transient)
     operation = operation_id or host.ids.new("op")
-    async with borrowed_lane(store, host.clock, host.ids, host.timings, owner, session) as fence:
+    async with borrowed_lane(host, store, owner, session) as fence:
         await require_movable(store, session.session_id)
         if not is_safe_to_resume(wanted):
             raise ConflictError("the messages leave tool calls without a result", code="node_not_resumable")

@@ -19,7 +19,7 @@ from lash_cli.core.lease import LeaseOwnerIdentity, SessionExecutionLease
 from lash_cli.runtime import lane
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.gate import keeper_of
-from lash_cli.system import SystemClock, SystemIds
+from lash_cli.system import SystemClock
 
 CLOCK = SystemClock()
 OFTEN = LeaseTimings(600_000, 1)
@@ -202,9 +202,7 @@ async def test_a_task_cancelled_while_it_frees_the_lane_of_the_dead_does_not_hol
     await claimed(core, "the dead")
     row = await core.store.session_row(S)
     lost = AnswerLost(core, name, is_dropped=is_dropped)
-    task = asyncio.create_task(
-        lane.free_dead_lane(core.store, CLOCK, SystemIds(), LeaseTimings(), owner("us"), S, row.lease)
-    )
+    task = asyncio.create_task(lane.free_dead_lane(core.host, core.store, owner("us"), S, row.lease))
     await asyncio.wait_for(lost.reached.wait(), WAIT_S)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
