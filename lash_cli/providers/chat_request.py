@@ -40,6 +40,7 @@ from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.caching import CacheMarks, dialect_of, fitted, marked_last, marks_of
+from lash_cli.providers.chat_stream import THINKING_BLOCKS
 from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
 from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, fenced, past_arguments, past_name
@@ -242,11 +243,17 @@ class _MessageEncoder:
             }
             for number, part in enumerate(part for part in message.parts if isinstance(part, ToolCallPart))
         ]
+        thoughts = [part for part in message.parts if isinstance(part, ReasoningPart)]
         replayed = [
             detail
-            for part in message.parts
-            if isinstance(part, ReasoningPart) and (replay := self._own(part.replay)) is not None
+            for part in thoughts
+            if (replay := self._own(part.replay)) is not None
             for detail in _reasoning_details(part.content, replay)
+        ]
+        blocks = [
+            _thinking_block(part.content, replay)
+            for part in thoughts
+            if (replay := self._own(part.replay, THINKING_BLOCKS)) is not None
         ]
         if not text and not calls:
             return []
@@ -255,15 +262,17 @@ class _MessageEncoder:
             item["tool_calls"] = calls
         if replayed:
             item["reasoning_details"] = replayed
+        if blocks:
+            item["thinking_blocks"] = blocks
         if self._reasoning_text_field is not None:
-            thought = "".join(part.content for part in message.parts if isinstance(part, ReasoningPart))
+            thought = "".join(part.content for part in thoughts)
             if thought or calls:  # such servers refuse a call without it, be it empty
                 item[self._reasoning_text_field] = thought
         return [item]
 
-    def _own(self, replay: ReasoningReplay | None) -> ReasoningReplay | None:
-        """What this route made, and may have back."""
-        return replay if replay and self._route is not None and replay.provider == self._route else None
+    def _own(self, replay: ReasoningReplay | None, kind: str = "") -> ReasoningReplay | None:
+        """What this route made, of that kind, and may have back."""
+        return replay if replay and self._route is not None and replay.provider == self._route + kind else None
 
     def _signed(self, replay: ReasoningReplay | None, *, is_first: bool) -> dict[str, Any]:
         """The signature of a call. Gemini refuses a conversation where the first call of an answer has none."""
@@ -331,6 +340,13 @@ def _reasoning_details(text: str, replay: ReasoningReplay) -> Iterator[dict[str,
         yield {"signature": replay.signature, "text": text, "type": "reasoning.text", **named}
     if replay.encrypted_content:
         yield {"data": replay.encrypted_content, "type": "reasoning.encrypted", **named}
+
+
+def _thinking_block(text: str, replay: ReasoningReplay) -> dict[str, str | None]:
+    """What Claude thought, as LiteLLM takes it back."""
+    if replay.encrypted_content:
+        return {"data": replay.encrypted_content, "type": "redacted_thinking"}
+    return {"signature": replay.signature, "thinking": text, "type": "thinking"}
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:

@@ -29,7 +29,16 @@ from lash_cli.providers.reported_usage import openai_usage
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_text")
 #: The kinds of reasoning details, and where each has readable text; encrypted ones have none.
-_DETAIL_TEXTS = {"reasoning.text": "text", "reasoning.summary": "summary", "reasoning.encrypted": ""}
+_DETAIL_TEXTS = {
+    "reasoning.text": "text",
+    "reasoning.summary": "summary",
+    "reasoning.encrypted": "",
+    # What LiteLLM passes on of Claude.
+    "thinking": "thinking",
+    "redacted_thinking": "",
+}
+#: What marks the route of what came in the blocks of LiteLLM, and goes back in those.
+THINKING_BLOCKS = " thinking_blocks"
 _DIGITS = re.compile("[0-9]{1,9}")
 _TERMINAL_REASONS = {
     "stop": TerminalReason.STOP,
@@ -155,7 +164,7 @@ class ChatAssembler(AnswerAssembler):
 
     def _take_delta(self, delta: dict[str, Any], *, is_whole: bool = False) -> list[StreamEvent]:
         events: list[StreamEvent] = []
-        details = _details(delta.get("reasoning_details"))
+        details = _details(delta.get("reasoning_details")) or _details(delta.get("thinking_blocks"))
         reasoning = next((text for name in _REASONING_FIELDS if (text := text_of(delta.get(name)))), "")
         reasoning = reasoning or "".join(text_of(detail.get(_DETAIL_TEXTS[detail["type"]])) for detail in details)
         reasoning = reasoning or _content_thought(delta.get("content"))
@@ -180,7 +189,8 @@ class ChatAssembler(AnswerAssembler):
         identity = text_of(detail.get("id")) or None
         signature, data = text_of(detail.get("signature")) or None, text_of(detail.get("data")) or None
         if signature or data:
-            self._run(is_reasoning=True).replay = ReasoningReplay(self._route, identity, data, signature)
+            route = self._route if detail["type"].startswith("reasoning.") else self._route + THINKING_BLOCKS
+            self._run(is_reasoning=True).replay = ReasoningReplay(route, identity, data, signature)
 
     def _take_call(self, delta: dict[str, Any], position: int, is_whole: bool) -> None:
         function = object_of(delta.get("function"))

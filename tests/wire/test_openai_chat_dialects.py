@@ -99,6 +99,9 @@ async def returned(*deltas: dict[str, Any]) -> tuple[ReasoningPart, ...]:
     return tuple(part for part in response.parts if isinstance(part, ReasoningPart))
 
 
+FORGETFUL = OpenAiDialect(replay_reasoning=False)
+
+
 def text_detail(text: str, signature: str | None = None) -> dict[str, Any]:
     detail = {"type": "reasoning.text", "text": text, "signature": signature, "format": "anthropic-claude-v1"}
     return {"reasoning": text, "reasoning_details": [detail]}
@@ -113,7 +116,7 @@ async def test_signed_reasoning_comes_back_with_its_signature() -> None:
 
 def test_an_endpoint_whose_machines_share_no_secret_gets_no_reasoning_back() -> None:
     thought = ReasoningPart("hm", ReasoningReplay(ROUTE, signature="sig"))
-    sent = body(Message("a", Role.ASSISTANT, (thought, ProsePart("hi"))), dialect=OpenAiDialect(replay_reasoning=False))
+    sent = body(Message("a", Role.ASSISTANT, (thought, ProsePart("hi"))), dialect=FORGETFUL)
     assert sent["messages"] == [{"role": "assistant", "content": "hi"}]
 
 
@@ -130,6 +133,29 @@ async def test_every_encrypted_detail_comes_back_in_its_place() -> None:
     sent = body(Message("a", Role.ASSISTANT, (*parts, ProsePart("hi"))))["messages"][0]
     assert sent["reasoning_details"] == [first, second]
     assert "".join(part.content for part in parts) == "hm"
+
+
+def thinking(text: str, **more: Any) -> dict[str, Any]:
+    """How LiteLLM passes on a piece of what Claude thinks."""
+    return {"reasoning_content": text, "thinking_blocks": [{"type": "thinking", "thinking": text, **more}]}
+
+
+async def test_what_claude_thinks_behind_litellm_comes_back_in_its_blocks() -> None:
+    """Without them Claude refuses the results of the tools that it called as it thought."""
+    redacted = {"type": "redacted_thinking", "data": "blob"}
+    deltas = (thinking("let "), thinking("me", signature=None), thinking("", signature="sig"))
+    parts = await returned(*deltas, {"thinking_blocks": [redacted]}, thinking("again", signature="sig2"))
+    assert "".join(part.content for part in parts) == "let meagain"
+    message = Message("a", Role.ASSISTANT, (*parts, ToolCallPart("c", "ls", "{}")))
+    sent = body(message)["messages"][0]
+    assert sent["thinking_blocks"] == [
+        {"type": "thinking", "thinking": "let me", "signature": "sig"},
+        redacted,
+        {"type": "thinking", "thinking": "again", "signature": "sig2"},
+    ]
+    assert "reasoning_details" not in sent
+    for elsewhere in (body(message, model=ModelSpec("another")), body(message, dialect=FORGETFUL)):
+        assert "thinking_blocks" not in elsewhere["messages"][0]
 
 
 async def test_reasoning_told_only_in_details_is_read_there() -> None:
