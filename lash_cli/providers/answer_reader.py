@@ -135,7 +135,11 @@ class AnswerReader:
         try:
             document = self._characters.decoded(text)
         except msgspec.DecodeError as error:
-            raise self._stream_error(code, f"{problem}: {error}") from error
+            # Half an object is half an answer; anything else is what a server says in words.
+            said = str(error)
+            if isinstance(text, str) and not text.startswith("{"):
+                said = described_body(text[:QUOTED_BYTES], self._wire.secrets)
+            raise self._stream_error(code, f"{problem}: {said}") from error
         self._last = text
         if not isinstance(document, dict):
             raise self._stream_error(code, f"{problem}: expected an object")

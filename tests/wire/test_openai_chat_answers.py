@@ -429,6 +429,13 @@ async def test_a_document_that_calls_itself_an_error_is_one(is_whole: bool) -> N
     assert "the prompt has no end" in error.message
 
 
+async def test_the_words_of_a_server_in_the_place_of_an_event_are_told() -> None:
+    """As mistral.rs says why it answers nothing."""
+    error = await failure(Reply((sse("Number of choices must be greater than 0.", "never"),)))
+    assert error.message == "the stream holds an event that is not JSON: Number of choices must be greater than 0."
+    assert "half" not in (await failure(Reply((sse('{"choices": [{"delta": {"content": "half'),)))).message
+
+
 @pytest.mark.parametrize("event", ["{not json", "[1]", '"text"'])
 async def test_an_event_that_is_no_json_object_is_a_stream_failure(event: str) -> None:
     error = await failure(Reply((sse(event, chunk({"content": "x"}, "stop")),)))
