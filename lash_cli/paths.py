@@ -272,9 +272,11 @@ def write_private_file(path: str, data: bytes) -> None:
     Raises `StoreReadOnly` when the directory cannot be written.
     """
     ensure_private_directory(os.path.dirname(path))
-    temporary = f"{path}.{os.getpid()}.new"
+    # A name nobody can foresee, and one of its own for each writer: at any other a link may wait.
+    temporary = f"{path}.{os.urandom(8).hex()}.new"
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE_MODE)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, PRIVATE_FILE_MODE)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()

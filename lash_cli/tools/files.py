@@ -233,7 +233,8 @@ def _check_wanted(cancel: CancelSignal) -> None:
 
 
 def list_directory(descriptor: int, arguments: ReadArguments, cancel: CancelSignal) -> str:
-    """The sorted names of a directory, `/` behind directories, `limit` of them from `offset`.
+    """The sorted names of a directory, `/` behind directories, `limit` of them from `offset`, and not many more bytes
+    than are shown of a file.
 
     Raises `ToolFault` for an offset past the end.
     """
@@ -246,12 +247,19 @@ def list_directory(descriptor: int, arguments: ReadArguments, cancel: CancelSign
     if not names:
         return "(empty directory)"
     first = arguments.offset - 1
-    shown = names[first : first + arguments.limit]
-    if not shown:
+    if first >= len(names):
         raise _past_end(arguments, len(names), "entries")
-    lines = "\n".join(map(shown_name, shown))
+    shown: list[str] = []
+    held = 0
+    for name in names[first : first + arguments.limit]:
+        shown.append(shown_name(name))
+        held += len(shown[-1].encode()) + 1
+        if held > READ_BYTES:
+            break
     rest = len(names) - first - len(shown)
-    return lines + (f"\n({rest} more; continue with offset={first + len(shown) + 1})" if rest else "")
+    if rest:
+        shown.append(f"({rest} more; continue with offset={first + len(shown) + 1})")
+    return "\n".join(shown)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:

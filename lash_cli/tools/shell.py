@@ -235,7 +235,7 @@ class ShellTools:
         shown = await self._shown(arguments, buffer)
         # Of a failure the model reads the message alone.
         path = shown.get("full_output_path")
-        kept = f" (all of it in {path})" if path is not None else ""
+        kept = f" ({'more' if buffer.dropped else 'all'} of it in {path})" if path is not None else ""
         return ToolFault(
             FailureClass.TIMEOUT,
             "shell_timeout",

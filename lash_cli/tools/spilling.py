@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lash_cli.core.codec import sha256_hex
-from lash_cli.errors import StoreError
-from lash_cli.tools.faults import os_fault
+from lash_cli.core.tools import FailureClass
+from lash_cli.errors import StoreError, StoreReadOnly
+from lash_cli.paths import write_private_file
+from lash_cli.tools.faults import ToolFault, os_fault
 
 # In the state directory.
 DIRECTORY_NAME: Final = "spill"
@@ -36,18 +38,11 @@ def spill(directory: Path, content: bytes) -> Path:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
-        partial = directory / f".{path.name}.{os.getpid()}.tmp"
-        partial.unlink(missing_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-            os.replace(partial, path)
-        except BaseException:
-            partial.unlink()
-            raise
+        write_private_file(str(path), content)
     except OSError as error:
         raise os_fault(error, "keep the full output in", path) from error
+    except StoreReadOnly as error:
+        raise ToolFault(FailureClass.EXECUTION, "io_error", error.message) from error
     return path
 
 

@@ -127,6 +127,18 @@ async def test_a_directory_is_listed(bench: Workbench) -> None:
     assert value_of(await bench.call("read_file", path=".", limit=1)) == "a\n(1 more; continue with offset=2)"
 
 
+async def test_of_a_large_directory_no_more_is_listed_than_of_a_file_is_read(bench: Workbench) -> None:
+    names = sorted(f"{number:04}{'x' * 200}" for number in range(600))
+    for name in names:
+        bench.write(name, "")
+    listed: list[str] = []
+    while len(listed) < len(names):
+        text = value_of(await bench.call("read_file", path=".", offset=len(listed) + 1))
+        assert len(text) < files.READ_BYTES + 1000
+        listed += [line for line in text.split("\n") if not line.startswith("(")]
+    assert listed == names
+
+
 async def test_a_name_of_several_lines_is_listed_on_one(bench: Workbench) -> None:
     bench.write("d/a\nb", "")
     bench.write("d/\x1b[31m/x", "")

@@ -32,6 +32,7 @@ from lash_cli.tools.shell import (
     default_shell,
     strip_ansi,
 )
+from lash_cli.tools.spilling import spill
 
 
 @pytest.fixture
@@ -151,7 +152,13 @@ async def test_of_a_command_out_of_time_the_message_names_where_its_output_is(be
     bench.clock.tick(60.0)
     refused = failure_of(await call)
     assert refused.code == "shell_timeout"
-    assert refused.raw["full_output_path"] in refused.message
+    assert f"(all of it in {refused.raw['full_output_path']})" in refused.message
+    flood = bench.call("exec_command", cmd="seq 1 200000; touch flooded; sleep 1000", timeout_ms=60_000)
+    call = asyncio.ensure_future(flood)
+    await until((bench.root / "flooded").exists)
+    bench.clock.tick(60.0)
+    refused = failure_of(await call)
+    assert f"(more of it in {refused.raw['full_output_path']})" in refused.message
 
 
 async def test_of_output_that_is_nothing_but_escapes_is_told_how_much_it_was(bench: Workbench) -> None:
@@ -181,6 +188,14 @@ async def test_output_that_cannot_be_kept_does_not_hide_how_the_command_ended(
     assert value["output"].endswith("99999\n100000\n")
     assert "No space left on device" in value["full_output_lost"]
     assert list(bench.spill.iterdir()) == []
+
+
+async def test_equal_outputs_that_end_together_are_all_kept(bench: Workbench) -> None:
+    content = b"x" * 500_000
+    for _ in range(20):
+        kept = await asyncio.gather(*(asyncio.to_thread(spill, bench.spill, content) for _ in range(8)))
+        assert len(set(kept)) == 1 and kept[0].read_bytes() == content
+    assert list(bench.spill.iterdir()) == [kept[0]]
 
 
 async def test_output_limit_of_the_caller_is_kept(bench: Workbench) -> None:
