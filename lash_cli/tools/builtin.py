@@ -23,7 +23,7 @@ def builtin_tools(policy: FilePolicy, cwd: Path, spill_dir: Path, clock: Clock) 
     readable = policy.with_readable(spill_dir)
     groups = ProcessGroups(clock)
     tools = (
-        *FileTools(readable, cwd, groups).tools(),
+        *FileTools(readable, cwd, groups, clock).tools(),
         *SearchTools(readable, cwd, groups, clock).tools(),
         *ShellTools(readable, cwd, spill_dir, groups, clock).tools(),
     )

@@ -19,7 +19,7 @@ import msgspec
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.content import Inline
 from lash_cli.core.media import media_type_of
-from lash_cli.core.protocols import CancelSignal, ToolContext
+from lash_cli.core.protocols import CancelSignal, Clock, ToolContext
 from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolCallOutput, ToolSuccess, cancelled, success
 from lash_cli.tools.edits import Edited, Replacement, apply_edits
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
@@ -30,6 +30,7 @@ from lash_cli.tools.writing import PathLocks, replace_file, run_to_end
 
 LINE_BYTES = 2000
 READ_BYTES = 50 * 1024
+READ_SECONDS = 30.0
 BINARY_PROBE_BYTES = 8192
 SKIPPED_BYTES = 1024 * 1024
 EDIT_BYTES = 10 * 1024 * 1024
@@ -89,11 +90,12 @@ class EditArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FileTools:
     """Builds the file tools over one policy and one set of path locks."""
 
-    def __init__(self, policy: FilePolicy, cwd: Path, groups: ProcessGroups) -> None:
+    def __init__(self, policy: FilePolicy, cwd: Path, groups: ProcessGroups, clock: Clock) -> None:
         """`groups` run what reads PDF."""
         self._policy = policy
         self._cwd = cwd
         self._groups = groups
+        self._clock = clock
         self._locks = PathLocks()
 
     def tools(self) -> tuple[FunctionTool, ...]:
@@ -134,7 +136,8 @@ class FileTools:
     async def read_file(self, arguments: ReadArguments, context: ToolContext) -> ToolCallOutput:
         """Text, listing or attachment of one path."""
         try:
-            found = await asyncio.to_thread(self._read, arguments, context.cancel)
+            patience = _Patience(context.cancel, self._clock)
+            found = await asyncio.to_thread(self._read, arguments, patience)
             if isinstance(found, ToolCallOutput):
                 return found
             from lash_cli.tools.pdfs import pdf_text  # few read any
@@ -142,7 +145,11 @@ class FileTools:
             text = await pdf_text(found, arguments.path, self._groups, context.cancel)
             if text is None:
                 return cancelled()
-            return success(await asyncio.to_thread(numbered_lines, io.BytesIO(text), arguments, context.cancel))
+            return success(
+                await asyncio.to_thread(
+                    numbered_lines, io.BytesIO(text), arguments, _Patience(context.cancel, self._clock)
+                )
+            )
         except _NoLongerWanted:
             return cancelled()
 
@@ -164,7 +171,8 @@ class FileTools:
             if context.cancel.is_set:
                 return cancelled()
             try:
-                edited = await run_to_end(lambda: self._edit(real, arguments, context.cancel))
+                patience = _Patience(context.cancel, self._clock)
+                edited = await run_to_end(lambda: self._edit(real, arguments, patience))
             except _NoLongerWanted:
                 return cancelled()
         count = len(arguments.edits)
@@ -178,25 +186,25 @@ class FileTools:
             }
         )
 
-    def _edit(self, real: Path, arguments: EditArguments, cancel: CancelSignal) -> Edited:
+    def _edit(self, real: Path, arguments: EditArguments, patience: _Patience) -> Edited:
         with self._regular(self._policy.open_file(real), arguments.path) as file:
             if os.fstat(file.fileno()).st_size > EDIT_BYTES:
                 raise _too_large(arguments.path, EDIT_BYTES)
             content = file.read()
-        _check_wanted(cancel)
+        patience.check()
         replacements = [Replacement(item.old_text, item.new_text) for item in arguments.edits]
         edited = apply_edits(content, replacements, arguments.path)
-        _check_wanted(cancel)
+        patience.check()
         replace_file(self._policy, real, edited.content, expected_hash=sha256_hex(content))
         return edited
 
-    def _read(self, arguments: ReadArguments, cancel: CancelSignal) -> ToolCallOutput | bytes:
+    def _read(self, arguments: ReadArguments, patience: _Patience) -> ToolCallOutput | bytes:
         """The answer, or the whole of a PDF that is to be read as text."""
         descriptor = self._policy.open_file(self._policy.resolve_read(arguments.path, self._cwd))
         try:
             if stat.S_ISDIR(os.fstat(descriptor).st_mode):
                 try:
-                    return success(list_directory(descriptor, arguments, cancel))
+                    return success(list_directory(descriptor, arguments, patience))
                 finally:
                     os.close(descriptor)
             with self._regular(descriptor, arguments.path) as file:
@@ -205,7 +213,7 @@ class FileTools:
                     return _attachment(file, media_type, arguments.path)
                 if _is_pdf(file):
                     return _whole(file, arguments.path)
-                return success(numbered_lines(file, arguments, cancel))
+                return success(numbered_lines(file, arguments, patience))
         except OSError as error:
             raise os_fault(error, "read", arguments.path) from error
 
@@ -224,15 +232,28 @@ def _too_large(path: str, limit: int) -> ToolFault:
 
 
 class _NoLongerWanted(Exception):
-    """The call was cancelled: a thread has to end by itself, or the process waits for it at its own end."""
+    """The call was cancelled."""
 
 
-def _check_wanted(cancel: CancelSignal) -> None:
-    if cancel.is_set:
-        raise _NoLongerWanted
+class _Patience:
+    """How long it is worth going on: a thread has to end by itself, or the process waits for it at its own end, and a
+    file may have no end."""
+
+    def __init__(self, cancel: CancelSignal, clock: Clock) -> None:
+        self._cancel = cancel
+        self._clock = clock
+        self._until = clock.monotonic() + READ_SECONDS
+
+    def check(self) -> None:
+        """Raise `_NoLongerWanted`, or `ToolFault` (`read_timeout`) when the time is over."""
+        if self._cancel.is_set:
+            raise _NoLongerWanted
+        if self._clock.monotonic() > self._until:
+            text = f"stopped after {READ_SECONDS:.0f} s; there is more of it than can be looked through"
+            raise ToolFault(FailureClass.TIMEOUT, "read_timeout", text)
 
 
-def list_directory(descriptor: int, arguments: ReadArguments, cancel: CancelSignal) -> str:
+def list_directory(descriptor: int, arguments: ReadArguments, patience: _Patience) -> str:
     """The sorted names of a directory, `/` behind directories, `limit` of them from `offset`, and not many more bytes
     than are shown of a file.
 
@@ -241,7 +262,7 @@ def list_directory(descriptor: int, arguments: ReadArguments, cancel: CancelSign
     names = []
     with os.scandir(descriptor) as entries:
         for entry in entries:
-            _check_wanted(cancel)
+            patience.check()
             names.append(entry.name + ("/" if _is_directory(entry) else ""))
     names.sort()
     if not names:
@@ -270,13 +291,13 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def numbered_lines(file: BinaryIO, arguments: ReadArguments, cancel: CancelSignal) -> str:
+def numbered_lines(file: BinaryIO, arguments: ReadArguments, patience: _Patience) -> str:
     """Lines as `N: text` from `offset`, within the line, size and count limits; raises `ToolFault` past the end."""
     shown: list[str] = []
     held = 0
-    number = _skip_lines(file, arguments.offset - 1, cancel)
+    number = _skip_lines(file, arguments.offset - 1, patience)
     while True:
-        line, is_cut = _next_line(file, cancel)
+        line, is_cut = _next_line(file, patience)
         if line is None:
             break
         number += 1
@@ -293,12 +314,12 @@ def numbered_lines(file: BinaryIO, arguments: ReadArguments, cancel: CancelSigna
     return "\n".join(shown)
 
 
-def _skip_lines(file: BinaryIO, count: int, cancel: CancelSignal) -> int:
+def _skip_lines(file: BinaryIO, count: int, patience: _Patience) -> int:
     """Pass over `count` lines, or all there are: how many that was. By the stretch: to read each takes minutes where a
     file is large."""
     passed, last = 0, b"\n"
     while passed < count:
-        _check_wanted(cancel)
+        patience.check()
         stretch = file.read(SKIPPED_BYTES)
         if not stretch:
             return passed + (last != b"\n")
@@ -314,15 +335,15 @@ def _skip_lines(file: BinaryIO, count: int, cancel: CancelSignal) -> int:
     return passed
 
 
-def _next_line(file: BinaryIO, cancel: CancelSignal) -> tuple[bytes | None, bool]:
+def _next_line(file: BinaryIO, patience: _Patience) -> tuple[bytes | None, bool]:
     """The next line up to `LINE_BYTES`, and whether it was longer; None at the end of the file."""
-    _check_wanted(cancel)
+    patience.check()
     line = file.readline(LINE_BYTES + 2)
     if not line:
         return None, False
     rest = line
     while not rest.endswith(b"\n"):
-        _check_wanted(cancel)
+        patience.check()
         rest = file.readline(BINARY_PROBE_BYTES)
         if not rest:
             break

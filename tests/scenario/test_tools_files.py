@@ -179,6 +179,20 @@ async def test_reading_ends_when_nobody_wants_it_any_more(bench: Workbench, argu
     assert (await bench.call("read_file", **arguments)).status == "cancelled"
 
 
+@pytest.mark.parametrize("arguments", [{"path": "endless", "offset": 9}, {"path": "endless"}, {"path": "."}])
+async def test_reading_what_has_no_end_ends_in_time(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any]
+) -> None:
+    endless = bench.write("endless", "l\n" * 5000)
+    os.truncate(endless, 2**40)
+    for number in range(9):
+        bench.write(f"f{number}", "")
+    looked = iter(range(10**9))
+    monkeypatch.setattr(bench.clock, "monotonic", lambda: float(next(looked)) * files.READ_SECONDS / 3)
+    refused = failure_of(await bench.call("read_file", **arguments))
+    assert (refused.code, refused.failure_class) == ("read_timeout", FailureClass.TIMEOUT)
+
+
 async def test_an_image_is_attached_by_its_content(bench: Workbench) -> None:
     bench.write("picture.txt", PNG)
     output = await bench.call("read_file", path="picture.txt")
