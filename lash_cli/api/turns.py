@@ -8,7 +8,7 @@ turn cancels the turn, lets it commit, and then re-raises.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,6 +18,7 @@ from lash_cli.api.across import require_readable
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.codec import reread
 from lash_cli.core.content import ProtocolTurnOptions, TurnInput, options_over
+from lash_cli.core.effect import MAX_WAIT_MS
 from lash_cli.core.llm import JsonSchemaOutput, OutputSpec
 from lash_cli.core.policy import Generation, PromptContribution, PromptLayer, PromptSection, PromptSlot
 from lash_cli.core.pricing import CostLimit
@@ -58,8 +59,14 @@ def drawn(turn_input: TurnInput, generation: Generation) -> TurnInput:
     return msgspec.structs.replace(turn_input, protocol_turn_options=options)
 
 
-def require_limits(max_turns: int | None, cost_limit: CostLimit | None = None) -> None:
-    """Raise `UsageError` for what no turn can be limited by. A turn that a crash cut off is finished under them."""
+def require_limits(
+    max_turns: int | None = None, cost_limit: CostLimit | None = None, *, waits_ms: Sequence[int | None] = ()
+) -> None:
+    """Raise `UsageError` for what no turn can be limited by, `waits_ms` among it, which it or its caller waits for at
+    most. A turn that a crash cut off is finished under them."""
+    for wait_ms in waits_ms:
+        if wait_ms is not None and not (isinstance(wait_ms, int | float) and 0 <= wait_ms <= MAX_WAIT_MS):
+            raise UsageError(f"a time limit is a number of milliseconds from 0 to {MAX_WAIT_MS}, not {wait_ms!r}")
     if max_turns is not None and (not isinstance(max_turns, int) or max_turns < 1):
         raise UsageError("a turn needs at least one model iteration, and a whole number of them")
     if cost_limit is not None:

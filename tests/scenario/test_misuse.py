@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -612,6 +613,23 @@ async def test_a_prompt_that_could_not_be_read_again_is_refused_as_it_is_asked_f
         with pytest.raises(UsageError) as refused:
             await session.configure(SessionConfigPatch(prompt=session_prompt(content)))
         assert refused.value.code == "policy_invalid"
+
+
+@pytest.mark.parametrize(
+    "wait", ["5", -1, float("nan"), float("inf"), 10**400], ids=["text", "negative", "nan", "infinite", "endless"]
+)
+async def test_a_wait_that_is_none_is_refused_before_the_lane_is_taken(make_core, wait: Any) -> None:
+    caller = ScriptedCaller([text("fine")])
+    async with await make_core(caller).open_session(S) as session:
+        for ask in (
+            partial(session.turn, "hello", timeout_ms=wait),
+            partial(session.turn, "hello", busy_wait_ms=wait),
+            partial(session.redrive, busy_wait_ms=wait),
+            partial(session.queued_turn, timeout_ms=wait),
+        ):
+            with pytest.raises(UsageError, match="milliseconds"):
+                ask()
+        assert (await session.turn("hello", timeout_ms=60_000).run()).result.assistant_message() == "fine"
 
 
 async def test_an_input_with_all_it_may_have_is_taken(make_core) -> None:
