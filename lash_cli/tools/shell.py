@@ -25,7 +25,6 @@ import msgspec
 
 from lash_cli.core.protocols import Clock, ToolContext
 from lash_cli.core.tools import FailureClass, NeverRetry, ToolCallOutput, cancelled, success
-from lash_cli.tools.context import SESSION_VARIABLE, TURN_VARIABLE
 from lash_cli.tools.faults import ToolFault, invalid
 from lash_cli.tools.function import FunctionTool, function_tool
 from lash_cli.tools.policy import FilePolicy, status_of
@@ -40,11 +39,12 @@ SHOWN_AT_ONCE_BYTES = 512_000
 SHOWN_BYTES_PER_SECOND = 64 * 1024
 DEFAULT_TIMEOUT_MS = 600_000
 
-INHERITED_VARIABLES = frozenset(
-    {"PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "LANGUAGE", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "SHELL"}
+# By their whole names: what looks like one of a locale may be a secret that somebody sends along with ssh.
+INHERITED_VARIABLES = (
+    *("PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "LANGUAGE", "TERM", "TMPDIR", "TZ", "USER", "LOGNAME", "SHELL"),
+    *("LC_ALL", "LC_ADDRESS", "LC_COLLATE", "LC_CTYPE", "LC_IDENTIFICATION", "LC_MEASUREMENT", "LC_MESSAGES"),
+    *("LC_MONETARY", "LC_NAME", "LC_NUMERIC", "LC_PAPER", "LC_TELEPHONE", "LC_TIME"),
 )
-OWN_VARIABLES = frozenset({SESSION_VARIABLE, TURN_VARIABLE})
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 POSIX_SHELLS = ("bash", "zsh", "sh", "dash", "ksh")
 
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
@@ -75,17 +75,9 @@ class ExecArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def child_environment(inherited: Mapping[str, str], own: Mapping[str, str]) -> dict[str, str]:
-    """The variables a command gets: the allow-list and `own`, without anything that looks like a key."""
-    environment = {
-        name: value
-        for name, value in inherited.items()
-        if (name in INHERITED_VARIABLES or name.startswith("LC_")) and not SECRET_NAME.search(name)
-    }
-    environment.setdefault("PATH", os.defpath)
-    for name, value in own.items():
-        if name in OWN_VARIABLES or not (SECRET_NAME.search(name) or name.startswith("LASH_")):
-            environment[name] = value
-    return environment
+    """The variables a command gets: those of the allow-list, and `own`."""
+    allowed = {name: inherited[name] for name in INHERITED_VARIABLES if name in inherited}
+    return {"PATH": os.defpath, **allowed, **own}
 
 
 def strip_ansi(text: str) -> str:
