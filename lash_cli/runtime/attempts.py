@@ -15,7 +15,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from lash_cli.core.activity import ToolProgress, TurnEvent
 from lash_cli.core.attachments import DENIED
@@ -64,41 +66,37 @@ if TYPE_CHECKING:
 _log = logging.getLogger("lash.dispatch")
 
 Emit = Callable[[TurnEvent, str], Awaitable[None]]
+Note = Callable[[str, Any], None]
 StoreAttachment = Callable[[AttachmentSource], Awaitable[AttachmentSource]]
+
+
+class TurnServices(msgspec.Struct, frozen=True):
+    """What the calls of one turn need of it. `ask_model` makes the direct completions of tools, and books them to what
+    it is given; `note` writes what hooks have to say into the trace. `is_strict` lets pass what a tool, its source, the
+    policy or a hook raises, `is_redrive` says that earlier drives may have made and decided something."""
+
+    registry: ToolRegistry
+    approval: ApprovalPolicy | None
+    effects: ScopedEffects
+    resolver: AwaitEventResolver
+    clock: Clock
+    scope: TurnScope
+    turn_index: int
+    agent_frame_id: str
+    cancel: CancelToken
+    emit: Emit
+    store_attachment: StoreAttachment
+    ask_model: AskModel | None
+    note: Note | None
+    is_strict: bool
+    is_redrive: bool
 
 
 class ToolAttempts(ABC):
     """The part of `ToolDispatcher` that makes one attempt."""
 
-    def __init__(
-        self,
-        *,
-        registry: ToolRegistry,
-        approval: ApprovalPolicy | None,
-        effects: ScopedEffects,
-        resolver: AwaitEventResolver,
-        clock: Clock,
-        scope: TurnScope,
-        agent_frame_id: str,
-        cancel: CancelToken,
-        emit: Emit,
-        store_attachment: StoreAttachment,
-        ask_model: AskModel | None,
-        is_strict: bool,
-    ) -> None:
-        """See `ToolDispatcher`."""
-        self._registry = registry
-        self._approval = approval
-        self._effects = effects
-        self._resolver = resolver
-        self._clock = clock
-        self._scope = scope
-        self._agent_frame_id = agent_frame_id
-        self._cancel = cancel
-        self._emit = emit
-        self._store_attachment = store_attachment
-        self._ask_model = ask_model
-        self._is_strict = is_strict
+    def __init__(self, turn: TurnServices) -> None:
+        self._turn = turn
         self._progress: set[asyncio.Task[None]] = set()
         self._attempts_under_way: set[tuple[str, int]] = set()
 
@@ -112,22 +110,22 @@ class ToolAttempts(ABC):
         """One attempt, from the question whether it may be made to its recorded outcome; with the call as it is made
         from then on, and whether its source has readied it. Raises what effects raise."""
         early: ToolCallOutput | None = None
-        if self._approval is not None and not await self._effects.is_known(replay_key):
+        if self._turn.approval is not None and not await self._turn.effects.is_known(replay_key):
             # A refusal is recorded like any result, so that a re-drive tells the model the same story.
-            refusal = await self._decide(self._approval, resolved, call)
-            if self._cancel.is_set:
+            refusal = await self._decide(self._turn.approval, resolved, call)
+            if self._turn.cancel.is_set:
                 return call, is_readied, ToolAttemptOutcome(cancelled())
             if refusal is not None:
                 early = failure(FailureClass.PERMISSION_DENIED, "tool_denied", refusal, source="policy")
         if early is None and not is_readied:
-            asked = await self._effects.asked(replay_key)
+            asked = await self._turn.effects.asked(replay_key)
             if asked is not None and isinstance(asked.command, ToolAttemptCommand):
                 # As an earlier drive recorded it; where that is as it was, its source answered, or changed nothing.
                 is_readied = asked.command.call != call
                 call = asked.command.call
             else:
                 readied = await self._readied(call, resolved, attempt, most)
-                if self._cancel.is_set:
+                if self._turn.cancel.is_set:
                     return call, False, ToolAttemptOutcome(cancelled())
                 is_readied = isinstance(readied, ToolCall)
                 call, early = (readied, None) if isinstance(readied, ToolCall) else (call, readied)
@@ -138,8 +136,8 @@ class ToolAttempts(ABC):
     ) -> ToolCall | ToolCallOutput:
         """The call as its source readies it, or what it answers at once."""
         context = self._context(call, resolved, attempt, most)
-        running = asyncio.ensure_future(prepared(resolved, call, context, is_strict=self._is_strict))
-        return await within_limits(running, resolved.manifest, self._cancel, self._scope.session_id)
+        running = asyncio.ensure_future(prepared(resolved, call, context, is_strict=self._turn.is_strict))
+        return await within_limits(running, resolved.manifest, self._turn.cancel, self._turn.scope.session_id)
 
     async def _made(
         self,
@@ -158,26 +156,26 @@ class ToolAttempts(ABC):
                 return ToolAttemptOutcome(await self._with_stored_attachments(early))
             if context.taken_over and isinstance(resolved.manifest.retry_policy, NeverRetry):
                 return ToolAttemptOutcome(interrupted(call.tool_name))
-            started = self._clock.monotonic()
-            keys = CompletionKeys(self._resolver, self._scope, call)
+            started = self._turn.clock.monotonic()
+            keys = CompletionKeys(self._turn.resolver, self._turn.scope, call)
             result = await self._execute(call, resolved, replay_key, attempt, most, keys)
             if isinstance(result, PendingCompletion):
                 if keys.is_asked:
                     return self._left_pending(result, started)
                 result = without_key(call.tool_name)
             output = await self._with_stored_attachments(result)
-            return ToolAttemptOutcome(output, round((self._clock.monotonic() - started) * 1000))
+            return ToolAttemptOutcome(output, round((self._turn.clock.monotonic() - started) * 1000))
 
-        outcome = await self._effects.execute(envelope, run)
+        outcome = await self._turn.effects.execute(envelope, run)
         if not isinstance(outcome, ToolAttemptOutcome):
             raise EffectError("runtime_effect_wrong_outcome", "a tool attempt recorded another kind of outcome")
         return outcome
 
     def _left_pending(self, pending: PendingCompletion, started: float) -> ToolAttemptOutcome:
         """The deadline is recorded with the attempt, so that no crash moves it."""
-        duration_ms = round((self._clock.monotonic() - started) * 1000)
+        duration_ms = round((self._turn.clock.monotonic() - started) * 1000)
         limit_ms = pending.timeout_ms
-        deadline_ms = None if limit_ms is None else self._clock.now_ms() + min(limit_ms, MAX_WAIT_MS)
+        deadline_ms = None if limit_ms is None else self._turn.clock.now_ms() + min(limit_ms, MAX_WAIT_MS)
         return ToolAttemptOutcome(None, duration_ms, pending, deadline_ms)
 
     async def _decide(self, approval: ApprovalPolicy, resolved: ResolvedTool, call: ToolCall) -> str | None:
@@ -193,11 +191,11 @@ class ToolAttempts(ABC):
 
         deciding = asyncio.ensure_future(ask())
         try:
-            await until_over(deciding, self._cancel)
+            await until_over(deciding, self._turn.cancel)
             if not deciding.done():
                 return None
             if not deciding.cancelled() and (error := deciding.exception()) is not None:
-                if self._is_strict or not isinstance(error, Exception):
+                if self._turn.is_strict or not isinstance(error, Exception):
                     raise error
                 _log.error("the approval policy failed for %s", call.tool_name, exc_info=error)
                 return f"the approval policy failed: {described(error)}"
@@ -216,13 +214,15 @@ class ToolAttempts(ABC):
         self, call: ToolCall, resolved: ResolvedTool, replay_key: str, attempt: int, most: int, keys: CompletionKeys
     ) -> ToolResult:
         """One attempt under cancellation and time limit. Never raises for what the tool does."""
-        is_journalled = self._effects.durability_tier == "durable"
-        nested = NestedCalls(self.run_calls, self._registry, call, attempt, replay_key, is_journalled=is_journalled)
+        is_journalled = self._turn.effects.durability_tier == "durable"
+        nested = NestedCalls(
+            self.run_calls, self._turn.registry, call, attempt, replay_key, is_journalled=is_journalled
+        )
         context = self._context(call, resolved, attempt, most, keys, nested)
-        running = asyncio.ensure_future(contained(resolved, call, context, is_strict=self._is_strict))
+        running = asyncio.ensure_future(contained(resolved, call, context, is_strict=self._turn.is_strict))
         self._attempts_under_way.add((call.call_id, attempt))
         try:
-            return await within_limits(running, resolved.manifest, self._cancel, self._scope.session_id)
+            return await within_limits(running, resolved.manifest, self._turn.cancel, self._turn.scope.session_id)
         finally:
             self._attempts_under_way.discard((call.call_id, attempt))
             await nested.aclose()
@@ -236,23 +236,23 @@ class ToolAttempts(ABC):
         keys: CompletionKeys | None = None,
         nested: NestedCalls | None = None,
     ) -> SimpleToolContext:
-        ask_model = None if self._ask_model is None else partial(self._ask_model, f"tool:{call.tool_name}")
+        ask_model = None if self._turn.ask_model is None else partial(self._turn.ask_model, f"tool:{call.tool_name}")
         return SimpleToolContext(
-            session_id=self._scope.session_id,
-            turn_id=self._scope.turn_id,
+            session_id=self._turn.scope.session_id,
+            turn_id=self._turn.scope.turn_id,
             call_id=call.call_id,
-            cancel=self._cancel,
+            cancel=self._turn.cancel,
             tool_id=call.tool_id,
             attempt=attempt,
             max_attempts=most,
-            agent_frame_id=self._agent_frame_id,
+            agent_frame_id=self._turn.agent_frame_id,
             prepared_payload=call.prepared_payload,
             tool_execution_binding=None if resolved.grant is None else resolved.grant.execution_binding,
             on_dispatch=nested,
             on_progress=partial(self._report, asyncio.get_running_loop(), (call.call_id, attempt)),
             on_completion_key=None if keys is None else keys.ask,
             on_direct_completion=ask_model,
-            on_attachment=self._store_attachment,
+            on_attachment=self._turn.store_attachment,
         )
 
     async def _back_off(self, key: str, call_id: str, attempt: int, delay_ms: int) -> bool:
@@ -262,16 +262,16 @@ class ToolAttempts(ABC):
         envelope = self._envelope(replay_key, f"{call_id}:sleep:{attempt}", SleepCommand(delay_ms))
 
         async def run(context: EffectContext) -> EffectOutcome:
-            due = context.due_at_ms if context.due_at_ms is not None else self._clock.now_ms() + delay_ms
-            await self._clock.sleep(max(0, due - self._clock.now_ms()) / MS_PER_S)
+            due = context.due_at_ms if context.due_at_ms is not None else self._turn.clock.now_ms() + delay_ms
+            await self._turn.clock.sleep(max(0, due - self._turn.clock.now_ms()) / MS_PER_S)
             return SleepOutcome()
 
         # A wait that was recorded is waited for again where the clock was set back since.
-        await first_of(self._effects.execute(envelope, run), self._cancel.wait())
-        return not self._cancel.is_set
+        await first_of(self._turn.effects.execute(envelope, run), self._turn.cancel.wait())
+        return not self._turn.cancel.is_set
 
     def _envelope(self, replay_key: str, effect_id: str, command: ToolAttemptCommand | SleepCommand) -> EffectEnvelope:
-        return EffectEnvelope(EffectInvocation(self._scope, effect_id, replay_key), command)
+        return EffectEnvelope(EffectInvocation(self._turn.scope, effect_id, replay_key), command)
 
     async def _with_stored_attachments(self, output: ToolCallOutput) -> ToolCallOutput:
         """Replace attachment bytes by references: only references reach the journal and the graph. What the host does
@@ -281,7 +281,7 @@ class ToolAttempts(ABC):
         stored: list[AttachmentSource] = []
         for source in output.attachments:
             try:
-                stored.append(await self._store_attachment(source))
+                stored.append(await self._turn.store_attachment(source))
             except LashError as error:
                 if error.code == DENIED:
                     return failure(FailureClass.PERMISSION_DENIED, DENIED, error.message, source="policy")
@@ -305,7 +305,7 @@ class ToolAttempts(ABC):
         call_id, _ = attempt
 
         async def show() -> None:
-            await self._emit(ToolProgress(call_id, storable(text)), f"tool:{call_id}")
+            await self._turn.emit(ToolProgress(call_id, storable(text)), f"tool:{call_id}")
 
         task = asyncio.ensure_future(show())
         self._progress.add(task)

@@ -22,18 +22,11 @@ from lash_cli.core.effect import (
     MAX_WAIT_MS,
     ToolAttemptCommand,
     ToolAttemptOutcome,
-    TurnScope,
     child_replay_key,
     iteration_replay_prefix,
     turn_replay_key,
 )
 from lash_cli.core.machine_rules import shown_arguments
-from lash_cli.core.protocols import (
-    ApprovalPolicy,
-    AwaitEventResolver,
-    Clock,
-    ScopedEffects,
-)
 from lash_cli.core.tools import (
     FailureClass,
     NeverRetry,
@@ -47,18 +40,16 @@ from lash_cli.core.tools import (
     project_output,
 )
 from lash_cli.errors import EffectError
-from lash_cli.runtime.attempts import ToolAttempts
-from lash_cli.runtime.cancellation import CancelToken
+from lash_cli.runtime.attempts import ToolAttempts, TurnServices
 from lash_cli.runtime.foreign import CutOff
 from lash_cli.runtime.nested import RequestedCall
 from lash_cli.runtime.pending import PendingWait
 from lash_cli.tools.faults import ToolFault
-from lash_cli.tools.registry import ResolvedTool, ToolRegistry
+from lash_cli.tools.registry import ResolvedTool
 from lash_cli.tools.schema import ArgumentsInvalid, SchemaRefused, parse_arguments
 
 if TYPE_CHECKING:
-    from lash_cli.runtime.attempts import AskModel, Emit, StoreAttachment
-    from lash_cli.runtime.tool_hooks import Note, ToolHookSet
+    from lash_cli.runtime.tool_hooks import ToolHookSet
 
 _log = logging.getLogger("lash.dispatch")
 
@@ -66,60 +57,15 @@ _log = logging.getLogger("lash.dispatch")
 class ToolDispatcher(ToolAttempts):
     """Runs batches for one turn."""
 
-    def __init__(
-        self,
-        *,
-        registry: ToolRegistry,
-        approval: ApprovalPolicy | None,
-        effects: ScopedEffects,
-        resolver: AwaitEventResolver,
-        clock: Clock,
-        scope: TurnScope,
-        turn_index: int,
-        agent_frame_id: str,
-        cancel: CancelToken,
-        emit: Emit,
-        store_attachment: StoreAttachment,
-        ask_model: AskModel | None = None,
-        is_strict: bool = False,
-        hooks: ToolHookSet | None = None,
-        note: Note | None = None,
-        is_redrive: bool = False,
-    ) -> None:
-        """`ask_model` makes the direct completions of tools, and books them to what it is given. `is_strict` lets pass
-        what a tool, its source, the policy or a hook raises. `note` writes what hooks have to say into the trace."""
-        super().__init__(
-            registry=registry,
-            approval=approval,
-            effects=effects,
-            resolver=resolver,
-            clock=clock,
-            scope=scope,
-            agent_frame_id=agent_frame_id,
-            cancel=cancel,
-            emit=emit,
-            store_attachment=store_attachment,
-            ask_model=ask_model,
-            is_strict=is_strict,
-        )
-        self._turn_index = turn_index
+    def __init__(self, turn: TurnServices, hooks: ToolHookSet | None) -> None:
+        super().__init__(turn)
         self._told: set[str] = set()
         self._projections: dict[str, str] = {}
         self._hooks = None
-        if hooks is not None or is_redrive:  # what an earlier drive decided stands, whoever decided it
+        if hooks is not None or turn.is_redrive:  # what an earlier drive decided stands, whoever decided it
             from lash_cli.runtime.tool_hooks import NO_HOOKS, CallHooks
 
-            self._hooks = CallHooks(
-                hooks or NO_HOOKS,
-                effects,
-                scope,
-                cancel,
-                emit,
-                self._with_stored_attachments,
-                note=note,
-                is_redrive=is_redrive,
-                is_strict=is_strict,
-            )
+            self._hooks = CallHooks(hooks or NO_HOOKS, turn, self._with_stored_attachments)
 
     async def run_batch(
         self, calls: tuple[ToolCallPart, ...], *, iteration: int, effect_id: int
@@ -129,9 +75,9 @@ class ToolDispatcher(ToolAttempts):
         Raises `JournalFault`, `SessionExecutionLeaseExpired` and replay
         divergences; everything a tool does wrong is a failed record.
         """
-        parent = turn_replay_key(self._turn_index, iteration, "tool_batch", effect_id)
+        parent = turn_replay_key(self._turn.turn_index, iteration, "tool_batch", effect_id)
         if self._hooks is not None:
-            await self._hooks.begin_batch(iteration_replay_prefix(self._turn_index, iteration + 1))
+            await self._hooks.begin_batch(iteration_replay_prefix(self._turn.turn_index, iteration + 1))
         return await self.run_calls(parent, [RequestedCall(call) for call in calls])
 
     async def run_calls(self, parent: str, calls: Sequence[RequestedCall]) -> tuple[ToolCallRecord, ...]:
@@ -151,7 +97,7 @@ class ToolDispatcher(ToolAttempts):
                     resolved = self._resolved(call)
                     exclusive = resolved.manifest.exclusive_group if isinstance(resolved, ResolvedTool) else None
                     after = previous
-                    if self._effects.supports_concurrent_effects:
+                    if self._turn.effects.supports_concurrent_effects:
                         after = None if exclusive is None else last_of_group.get(exclusive)
                     key = child_replay_key(parent, f"child:{index}:{call.part.tool_call_id}")
                     task = group.create_task(self._run_call(call, resolved, key, after))
@@ -182,7 +128,7 @@ class ToolDispatcher(ToolAttempts):
         name = call.part.tool_name
         if call.grant is not None:
             try:
-                return self._registry.granted(call.grant)
+                return self._turn.registry.granted(call.grant)
             except ToolFault as fault:
                 return fault.message
         resolved = self._found("name", name)
@@ -194,9 +140,9 @@ class ToolDispatcher(ToolAttempts):
     def _found(self, field: Literal["id", "name"], asked: str) -> ResolvedTool | None:
         """The tool of the catalogue; what a source cannot say of one is not there."""
         try:
-            return self._registry.find(asked) if field == "name" else self._registry.find_id(asked)
+            return self._turn.registry.find(asked) if field == "name" else self._turn.registry.find_id(asked)
         except Exception:
-            if self._is_strict:
+            if self._turn.is_strict:
                 raise
             _log.exception("the sources of tools could not be asked for %s", asked)
             return None
@@ -238,7 +184,7 @@ class ToolDispatcher(ToolAttempts):
     async def end_pending(self) -> None:
         """End what earlier drives of a turn left pending, as the turn is cancelled: who completes it later learns that
         it is over, and its source hears of it (contract 05 §1.7). Raises what effects raise."""
-        for replay_key, command, attempted in await self._effects.left_pending():
+        for replay_key, command, attempted in await self._turn.effects.left_pending():
             await self._pending(self._asked_of(command), command.call).output(replay_key, attempted)
 
     def _asked_of(self, command: ToolAttemptCommand) -> ResolvedTool | None:
@@ -246,31 +192,23 @@ class ToolDispatcher(ToolAttempts):
         if command.grant is None:
             return self._found("id", command.call.tool_id)
         try:
-            return self._registry.granted(command.grant)
+            return self._turn.registry.granted(command.grant)
         except ToolFault:
             return None
 
     def _pending(self, resolved: ResolvedTool | None, call: ToolCall) -> PendingWait:
-        return PendingWait(
-            self._effects,
-            self._resolver,
-            self._scope,
-            self._cancel,
-            resolved,
-            call,
-            is_strict=self._is_strict,
-        )
+        return PendingWait(self._turn, resolved, call)
 
     def _tell_started(self, call_id: str, name: str, args: Any, parent: str | None = None) -> Awaitable[None]:
         self._told.add(call_id)
-        return self._emit(ToolCallStarted(call_id, name, args, parent), f"tool:{call_id}")
+        return self._turn.emit(ToolCallStarted(call_id, name, args, parent), f"tool:{call_id}")
 
     def _tell_completed(self, record: ToolCallRecord, parent: str | None = None) -> Awaitable[None]:
         done = ToolCallCompleted(record.call_id, record.tool, record.args, record.output, record.duration_ms, parent)
-        return self._emit(done, f"tool:{record.call_id}")
+        return self._turn.emit(done, f"tool:{record.call_id}")
 
     async def _answer(self, part: ToolCallPart, resolved: ResolvedTool | str, key: str) -> tuple[ToolCallOutput, int]:
-        if self._cancel.is_cancellation:
+        if self._turn.cancel.is_cancellation:
             return cancelled(), 0
         if isinstance(resolved, str):
             return await self._refused(FailureClass.UNAVAILABLE, "tool_unavailable", resolved, part, key)
@@ -304,7 +242,7 @@ class ToolDispatcher(ToolAttempts):
         except KeyError:
             return None
         except Exception:
-            if self._is_strict:
+            if self._turn.is_strict:
                 raise
             _log.exception("the contract of %s could not be had", resolved.manifest.name)
             return None
@@ -321,7 +259,7 @@ class ToolDispatcher(ToolAttempts):
             return decided.output, 0
         for attempt in count(1):
             replay_key = child_replay_key(key, f"attempt:{attempt}")
-            known = await self._effects.recorded(replay_key)
+            known = await self._turn.effects.recorded(replay_key)
             if known is None:
                 break
             envelope, attempted = known

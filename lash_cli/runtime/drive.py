@@ -282,9 +282,10 @@ class TurnDriver(ABC):
 
     def _dispatcher(self, drive: Drive) -> ToolDispatcher:
         """What runs the tools of a turn; many a turn calls none."""
+        from lash_cli.runtime.attempts import TurnServices
         from lash_cli.runtime.dispatch import ToolDispatcher
 
-        return ToolDispatcher(
+        services = TurnServices(
             registry=self.session.registry,
             approval=self.host.approval,
             effects=drive.effects,
@@ -297,11 +298,11 @@ class TurnDriver(ABC):
             emit=partial(self.emit, drive),
             store_attachment=lambda source: self.stored(source, drive),
             ask_model=partial(self._ask_model, drive),
-            is_strict=self.host.is_strict,
-            hooks=self.host.tool_hooks,
             note=None if self.trace is None else partial(self.trace.noted, drive),
+            is_strict=self.host.is_strict,
             is_redrive=drive.is_redrive,
         )
+        return ToolDispatcher(services, self.host.tool_hooks)
 
     async def _ask_model(self, drive: Drive, cause: str, request: DirectRequest) -> DirectLlmCompletion:
         """A completion beside the turn; what it cost goes along with the next commit, which is that of the turn."""

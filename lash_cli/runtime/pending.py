@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 
 from lash_cli.core.codec import to_builtins
 from lash_cli.core.effect import (
@@ -21,7 +22,7 @@ from lash_cli.core.effect import (
     ValueOutcome,
     child_replay_key,
 )
-from lash_cli.core.protocols import AwaitEventResolver, CancelsExternalWork, EffectContext, ScopedEffects
+from lash_cli.core.protocols import AwaitEventResolver, CancelsExternalWork, EffectContext
 from lash_cli.core.tools import (
     FailControl,
     FailureClass,
@@ -50,6 +51,9 @@ from lash_cli.runtime.containment import kept_output
 from lash_cli.runtime.lane import lane_lost
 from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.registry import ResolvedTool
+
+if TYPE_CHECKING:
+    from lash_cli.runtime.attempts import TurnServices
 
 _log = logging.getLogger("lash.dispatch")
 
@@ -127,33 +131,19 @@ class PendingWait:
     """One pending call: waits once, as far as anybody can observe, and says what became of it. `resolved` is None when
     its tool is gone."""
 
-    def __init__(
-        self,
-        effects: ScopedEffects,
-        resolver: AwaitEventResolver,
-        scope: TurnScope,
-        cancel: CancelToken,
-        resolved: ResolvedTool | None,
-        call: ToolCall,
-        *,
-        is_strict: bool = False,
-    ) -> None:
-        self._effects = effects
-        self._resolver = resolver
-        self._scope = scope
-        self._cancel = cancel
+    def __init__(self, turn: TurnServices, resolved: ResolvedTool | None, call: ToolCall) -> None:
+        self._turn = turn
         self._resolved = resolved
         self._call = call
-        self._is_strict = is_strict
 
     async def output(self, attempt_key: str, attempted: ToolAttemptOutcome) -> ToolCallOutput:
         """Wait as an effect below the one of the attempt; raises what effects raise."""
         pending = attempted.pending
         if pending is None:
             raise EffectError("runtime_effect_wrong_outcome", "a tool attempt was recorded without a result")
-        key = await CompletionKeys(self._resolver, self._scope, self._call).key()
+        key = await CompletionKeys(self._turn.resolver, self._turn.scope, self._call).key()
         invocation = EffectInvocation(
-            self._scope, f"{self._call.call_id}:await", child_replay_key(attempt_key, "await"), attempt_key
+            self._turn.scope, f"{self._call.call_id}:await", child_replay_key(attempt_key, "await"), attempt_key
         )
 
         async def run(context: EffectContext) -> EffectOutcome:
@@ -162,19 +152,21 @@ class PendingWait:
                 await self._tell_source(key)
             return ValueOutcome(to_builtins(resolution))
 
-        outcome = await self._effects.execute(EffectEnvelope(invocation, AwaitEventCommand(key.key_id)), run)
+        outcome = await self._turn.effects.execute(EffectEnvelope(invocation, AwaitEventCommand(key.key_id)), run)
         resolution = resolution_of(outcome)
         if resolution is None:
             raise EffectError("runtime_effect_wrong_outcome", "a wait for a completion was recorded without one")
         return completed(self._call.tool_name, resolution, pending)
 
     async def _resolution(self, key: AwaitEventKey, deadline_ms: int | None) -> Resolution:
-        waiting = asyncio.ensure_future(self._resolver.await_await_event(key, deadline_ms, _AskedToStop(self._cancel)))
-        stopped = asyncio.ensure_future(self._cancel.wait())
+        waiting = asyncio.ensure_future(
+            self._turn.resolver.await_await_event(key, deadline_ms, _AskedToStop(self._turn.cancel))
+        )
+        stopped = asyncio.ensure_future(self._turn.cancel.wait())
         try:
             await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done() and not self._cancel.is_cancellation:
-                raise lane_lost(self._scope.session_id)
+            if not waiting.done() and not self._turn.cancel.is_cancellation:
+                raise lane_lost(self._turn.scope.session_id)
             return await waiting
         finally:
             for task in (waiting, stopped):
@@ -191,7 +183,7 @@ class PendingWait:
             async with asyncio.timeout(CANCEL_HOOK_S):
                 await source.cancel_external_work(self._call, key)
         except Exception:
-            if self._is_strict:
+            if self._turn.is_strict:
                 raise
             # The call is cancelled all the same, and who wrote the source reads the log.
             _log.exception("what %s left pending could not be cancelled", self._call.tool_name)

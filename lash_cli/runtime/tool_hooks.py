@@ -14,11 +14,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, Literal, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from lash_cli.core.activity import TurnEvent
 from lash_cli.core.codec import decode, decode_json, described, encode, storable, to_builtins
 from lash_cli.core.content import Message
 from lash_cli.core.effect import (
@@ -27,7 +26,6 @@ from lash_cli.core.effect import (
     EffectOutcome,
     ToolHookCommand,
     ToolHookOutcome,
-    TurnScope,
     child_replay_key,
 )
 from lash_cli.core.protocols import (
@@ -35,7 +33,6 @@ from lash_cli.core.protocols import (
     BeforeToolHook,
     EffectContext,
     EffectExecutor,
-    ScopedEffects,
     ToolHook,
     ToolResultProjector,
 )
@@ -68,16 +65,17 @@ from lash_cli.core.tools import (
     project_output,
 )
 from lash_cli.errors import EffectError, PluginRegistrationError
-from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.containment import MAX_RESULT_CHARS, kept_output
 from lash_cli.runtime.foreign import CutOff, within_turn
+
+if TYPE_CHECKING:
+    from lash_cli.runtime.attempts import TurnServices
 
 _log = logging.getLogger("lash.dispatch")
 
 _DIRECTIVES: Final = (AbortTurn, ReplaceToolArgs, ShortCircuitTool, EnqueueMessages, EmitRuntimeEvents, EmitTrace)
 PROJECTION_FAILED = "[Tool result projection failed]\n"
 
-Note = Callable[[str, Any], None]
 Point = Literal["before", "after", "project"]
 T = TypeVar("T")
 
@@ -126,36 +124,19 @@ class CallHooks:
     """The hooks of the calls of one turn."""
 
     def __init__(
-        self,
-        hooks: ToolHookSet,
-        effects: ScopedEffects,
-        scope: TurnScope,
-        cancel: CancelToken,
-        emit: Callable[[TurnEvent, str], Awaitable[None]],
-        store: Callable[[ToolCallOutput], Awaitable[ToolCallOutput]],
-        *,
-        note: Note | None,
-        is_redrive: bool,
-        is_strict: bool,
+        self, hooks: ToolHookSet, turn: TurnServices, store: Callable[[ToolCallOutput], Awaitable[ToolCallOutput]]
     ) -> None:
-        """`store` puts references in place of the attachment bytes of an output. `note` writes a trace record.
-        `is_redrive` says that there may be decisions of earlier drives, `is_strict` lets pass what a hook raises."""
+        """`store` puts references in place of the attachment bytes of an output."""
         self._hooks = hooks
-        self._effects = effects
-        self._scope = scope
-        self._cancel = cancel
-        self._emit = emit
+        self._turn = turn
         self._store = store
-        self._note = note
-        self._is_redrive = is_redrive
-        self._is_strict = is_strict
         self._is_past = False
         self._enqueued: dict[str, tuple[Message, ...]] = {}
 
     async def begin_batch(self, following: str) -> None:
         """A batch begins; `following` is what the keys of the iteration after it begin with. Once that was there the
         model has been told of the batch, and nobody who was not asked then may change the story."""
-        self._is_past = self._is_redrive and await self._effects.has_any(following)
+        self._is_past = self._turn.is_redrive and await self._turn.effects.has_any(following)
 
     def take_enqueued(self, records: Iterable[ToolCallRecord]) -> tuple[Message, ...]:
         """What the model is to read behind the batch of these records, in their order; once."""
@@ -165,7 +146,7 @@ class CallHooks:
 
     async def recorded(self, replay_key: str) -> ToolHookOutcome | None:
         """What earlier drives decided under a key, None when nothing; raises what effects raise."""
-        known = await self._effects.recorded(replay_key) if self._is_redrive else None
+        known = await self._turn.effects.recorded(replay_key) if self._turn.is_redrive else None
         return None if known is None else _outcome_of(known[1])
 
     async def before(self, call_id: str, manifest: ToolManifest, args: Any, key: str) -> ToolHookOutcome | None:
@@ -181,7 +162,7 @@ class CallHooks:
         A turn that is cancelled before they had their say goes without the
         result: none of them agreed to what its transcript would keep.
         """
-        if _ends_turn(output) or (self._cancel.is_set and output.status == "cancelled"):
+        if _ends_turn(output) or (self._turn.cancel.is_set and output.status == "cancelled"):
             return output
         decide = partial(self._decide_after, call, attempt, output, duration_ms) if self._hooks.after else None
         try:
@@ -216,21 +197,21 @@ class CallHooks:
     ) -> ToolHookOutcome | None:
         """The decision at a point; `later` begins the keys of what only comes after it."""
         replay_key = child_replay_key(key, point)
-        if decide is None or (self._is_redrive and await self._is_passed(replay_key, later)):
+        if decide is None or (self._turn.is_redrive and await self._is_passed(replay_key, later)):
             outcome = await self.recorded(replay_key)
         else:
-            invocation = EffectInvocation(self._scope, f"{call_id}:{point}", replay_key)
+            invocation = EffectInvocation(self._turn.scope, f"{call_id}:{point}", replay_key)
             envelope = EffectEnvelope(invocation, ToolHookCommand(point, call_id, tool_name))
-            outcome = _outcome_of(await self._effects.execute(envelope, _executor(decide)))
+            outcome = _outcome_of(await self._turn.effects.execute(envelope, _executor(decide)))
         for event in () if outcome is None else outcome.events:
-            await self._emit(event, f"tool:{call_id}")
+            await self._turn.emit(event, f"tool:{call_id}")
         return outcome
 
     async def _is_passed(self, replay_key: str, later: str | None) -> bool:
         """Whether earlier drives have gone past a point without anybody having been asked there."""
-        if await self._effects.is_known(replay_key):
+        if await self._turn.effects.is_known(replay_key):
             return False
-        return self._is_past or (later is not None and await self._effects.has_any(later))
+        return self._is_past or (later is not None and await self._turn.effects.has_any(later))
 
     async def _decide_before(self, call_id: str, manifest: ToolManifest, args: Any) -> ToolHookOutcome:
         hooks = self._hooks.before
@@ -241,7 +222,12 @@ class CallHooks:
                 # Each has arguments of its own, so none changes what the others are shown.
                 shown = decode_json(encode(question.args))
                 call = BeforeToolCall(
-                    self._scope.session_id, self._scope.turn_id, call_id, manifest, shown, question.is_inspection
+                    self._turn.scope.session_id,
+                    self._turn.scope.turn_id,
+                    call_id,
+                    manifest,
+                    shown,
+                    question.is_inspection,
                 )
                 hook = hooks[question.index]
                 directives = await self._asked(BEFORE, hook.hook_id, manifest.name, hook.before_tool_call, call)
@@ -261,8 +247,8 @@ class CallHooks:
         try:
             for hook in self._hooks.after:
                 shown = AfterToolCall(
-                    self._scope.session_id,
-                    self._scope.turn_id,
+                    self._turn.scope.session_id,
+                    self._turn.scope.turn_id,
                     call.call_id,
                     call.tool_id,
                     call.tool_name,
@@ -284,11 +270,11 @@ class CallHooks:
         self, point: HookPoint, call_id: str, tool_name: str, verdict: ToolHookVerdict
     ) -> ToolHookOutcome:
         """A verdict as it is recorded. Traces are written now and never again: nothing takes them back."""
-        if self._note is not None:
+        if self._turn.note is not None:
             for trace in verdict.traces:
-                self._note(trace.name, trace.payload)
+                self._turn.note(trace.name, trace.payload)
             for conflict in verdict.conflicts:
-                self._note(
+                self._turn.note(
                     f"{point}.directive_conflict", {"call_id": call_id, "tool": tool_name, **to_builtins(conflict)}
                 )
         output = None if verdict.output is None else await self._store(kept_output(tool_name, verdict.output))
@@ -298,8 +284,8 @@ class CallHooks:
         projector = self._hooks.projector
         assert projector is not None
         shown = ToolProjection(
-            self._scope.session_id,
-            self._scope.turn_id,
+            self._turn.scope.session_id,
+            self._turn.scope.turn_id,
             record.call_id,
             record.tool,
             decode_json(encode(record.args)),
@@ -322,7 +308,7 @@ class CallHooks:
             raise _HookFault(hook_failure(point, hook_id, str(error))) from None
 
     def _forbidden(self, point: HookPoint, error: ForbiddenDirective) -> ToolCallOutput:
-        if self._is_strict:
+        if self._turn.is_strict:
             raise error
         _log.error("the hook %s: %s", error.hook_id, error)
         return hook_failure(point, error.hook_id, str(error))
@@ -339,12 +325,14 @@ class CallHooks:
                     raise
                 raise _Failed("it cancelled itself") from None
             except Exception as error:
-                if self._is_strict:
+                if self._turn.is_strict:
                     raise
                 _log.exception("the %s raised", what)
                 raise _Failed(described(error)) from error
 
-        return await within_turn(asyncio.ensure_future(contained()), what, self._cancel, self._scope.session_id)
+        return await within_turn(
+            asyncio.ensure_future(contained()), what, self._turn.cancel, self._turn.scope.session_id
+        )
 
 
 class _HookFault(Exception):

@@ -27,7 +27,7 @@ class GrantingDispatcher(dispatch.ToolDispatcher):
     async def run_batch(
         self, calls: tuple[ToolCallPart, ...], *, iteration: int, effect_id: int
     ) -> tuple[ToolCallRecord, ...]:
-        key = f"{self._turn_index}:{iteration}:exec_code:{effect_id}"
+        key = f"{self._turn.turn_index}:{iteration}:exec_code:{effect_id}"
         return await self.run_calls(key, [RequestedCall(call, GRANTS.get(call.tool_name)) for call in calls])
 
 
