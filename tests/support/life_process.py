@@ -217,8 +217,8 @@ class Process:
         """Under which ids it holds lanes."""
         return {shared.owner.owner_id for shared in self.core._opened_sessions}
 
-    def begin(self, session: LashSession, work: Coroutine[Any, Any, Any]) -> None:
-        """Drive `work` on `session`, behind what is driven already."""
+    def begin(self, session: LashSession | None, work: Coroutine[Any, Any, Any]) -> None:
+        """Drive `work` on `session`, or on whichever it opens itself, behind what is driven already."""
         task = asyncio.create_task(work)
         if self.drive is None:
             self.drive, self.driven = task, session

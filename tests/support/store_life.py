@@ -8,6 +8,7 @@ matter here as long as it is a refusal; what must hold is what `witness` says.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable
 from pathlib import Path
@@ -40,6 +41,7 @@ from lash_cli.api import (
     SqliteStore,
     Stopped,
     TurnInput,
+    WorkOptions,
 )
 from lash_cli.api.turns import answering
 from lash_cli.core.content import (
@@ -339,7 +341,8 @@ class StoreLife:
     async def do_cancel_afar(self, process: Process) -> None:
         """Of a turn that nobody drives: it is cancelled when it is driven again."""
         session_id = self._session()
-        if not any(other.driven and other.driven.session_id == session_id for other in self.processes):
+        drivers = [other for other in self.processes if other.drive is not None]
+        if not any(other.driven is None or other.driven.session_id == session_id for other in drivers):
             await self._try(process, process.core.request_turn_cancel(session_id))
 
     async def do_die(self, process: Process) -> None:
@@ -363,6 +366,10 @@ class StoreLife:
         """End a process as it should: what it drives ends as cancelled, and it holds nothing any more."""
         process.armed, process.db.times = None, 0
         owners, tasks = process.owners, [process.drive, *process.others] if process.drive else []
+        if process.drive is not None and process.driven is None:
+            process.drive.cancel()
+            await asyncio.wait(tasks)
+            tasks = []
         await process.core.aclose()
         for task in tasks:
             await self._try(process, task)
@@ -378,6 +385,8 @@ class StoreLife:
         """Something through another handle of a session that a turn may be under way in, which it waits for."""
         if process.driven is not None:
             clone = process.driven.clone()
+        elif process.drive is not None:
+            return
         else:
             session = await self._try(process, self._handle(process, self._session()))
             if session is None:
@@ -401,6 +410,14 @@ class StoreLife:
 
         process.begin(clone, use())
         await self._until_paused(process)
+
+    async def do_worker(self, process: Process) -> None:
+        """Somebody works off all queues there are."""
+        if process.drive is None:
+            failing = self.random.choice(["pause", "continue"])
+            options = WorkOptions(until_empty=True, lease_wait_ms=0, on_failure=failing)
+            process.begin(None, process.core.worker(options).run())
+            await self._until_paused(process)
 
     async def do_compact(self, process: Process) -> None:
         if process.drive is None:
