@@ -262,7 +262,8 @@ class ResidentSession:
         frame. False, and nothing is taken over, when there is another head since, and what only this one named was
         collected: then the other is to be read.
 
-        Raises `StoreSessionMismatch` for the head of another session, and what reading its tools raises.
+        Raises `StoreSessionMismatch` for the head of another session, and what reading its tools and asking their
+        sources raises; nothing is taken over then either.
         """
         if read.session_id != self.session_id:
             raise StoreSessionMismatch(
@@ -277,8 +278,12 @@ class ResidentSession:
             if await self._is_replaced(read):
                 return False
             raise
+        # Before anything is taken over: sources may raise, and then the head is still to be followed.
+        if is_moved and self.head_revision is not None:
+            # Another runtime moved the surface: what the sources offered when this one was opened may be old.
+            self.registry.refresh_sources()
+        report = None if tools is None else self.registry.restore_state(tools)
         stored = current_frame(read.frames)
-        is_first_load = self.head_revision is None
         self.frame_id = stored.frame_id
         self.head_revision = read.head_revision
         self.leaf_node_id = read.leaf_node_id
@@ -299,11 +304,7 @@ class ResidentSession:
         else:
             self.frames = read.frames
             self.policy = stored.assignment.policy
-        if is_moved and not is_first_load:
-            # Another runtime moved the surface: what the sources offered when this one was opened may be old.
-            self.registry.refresh_sources()
-        if tools is not None:
-            report = self.registry.restore_state(tools)
+        if report is not None:
             self.saved_tool_generation = report.generation
             if report.changed:
                 self.dirty.add(Dirty.TOOLS)

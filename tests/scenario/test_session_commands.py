@@ -114,6 +114,25 @@ async def test_a_refresh_that_ran_in_another_runtime_reaches_a_resident_handle(m
     assert [spec.name for spec in caller.requests[1].tools] == ["alpha", "beta"]
 
 
+async def test_a_handle_that_cannot_follow_another_runtime_since_a_source_is_down_follows_it_later(make_core) -> None:
+    source = ChangingTools(("t", "look"), ("u", "listen"))
+    caller = ScriptedCaller([text("one"), text("two")])
+    session = await make_core(caller, tools=[source]).open_session(S)
+    await session.turn("hello").run()
+    tools = [NamedTools(("t", "look"), ("u", "listen"))]
+    async with await make_core(ScriptedCaller([]), tools=tools).open_session(S) as other:
+        await other.tools().set_membership("look", False)
+    source.is_broken = True
+    with pytest.raises(RuntimeError, match="the source is down"):
+        await session.turn("again").run()
+    source.is_broken = False
+    output = await session.turn("again").run()
+    assert output.result.assistant_message() == "two"
+    assert [spec.name for spec in caller.requests[-1].tools] == ["listen"]
+    async with await make_core(ScriptedCaller([]), tools=tools).open_session(S) as other:
+        assert [manifest.name for manifest in other.tools().active_manifests()] == ["listen"]
+
+
 async def test_commands_at_the_head_go_before_a_turn_of_a_person_and_all_of_them_go(make_core) -> None:
     caller = ScriptedCaller([text("old"), text("new")])
     session = await make_core(caller).open_session(S)
