@@ -212,28 +212,29 @@ def path_of(state: RuntimeSessionState) -> tuple[SessionNode, ...]:
     try:
         reread(msgspec.structs.replace(state, attachments={}), RuntimeSessionState)
     except ValueError as error:
-        raise _unsound(state, str(error)) from error
+        raise unsound(state, str(error)) from error
     known = {frame.frame_id for frame in state.frames}
     seen: set[str | None] = {None}
     for node in state.nodes:
         if node.node_id in seen:
-            raise _unsound(state, f"node {node.node_id!r} is there twice")
+            raise unsound(state, f"node {node.node_id!r} is there twice")
         if node.parent_node_id not in seen:
-            raise _unsound(state, f"the parent of node {node.node_id!r} does not stand before it")
+            raise unsound(state, f"the parent of node {node.node_id!r} does not stand before it")
         if node.agent_frame_id not in known:
-            raise _unsound(state, f"node {node.node_id!r} is in an unknown frame")
+            raise unsound(state, f"node {node.node_id!r} is in an unknown frame")
         seen.add(node.node_id)
     try:
         current = current_frame(state.frames)
         path = active_path(state.nodes, state.leaf_node_id)
     except ValueError as error:
-        raise _unsound(state, str(error)) from error
+        raise unsound(state, str(error)) from error
     if not is_safe_to_resume(messages_on(path, current.frame_id)):
-        raise _unsound(state, "it leaves tool calls without a result")
+        raise unsound(state, "it leaves tool calls without a result")
     return path
 
 
-def _unsound(state: RuntimeSessionState, problem: str) -> UsageError:
+def unsound(state: RuntimeSessionState, problem: str) -> UsageError:
+    """The refusal of a state that somebody hands in, and why."""
     return UsageError(
         f"the state of session {state.session_id!r} does not hold together: {problem}",
         code="session_state_invalid",

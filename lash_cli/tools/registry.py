@@ -25,7 +25,7 @@ from lash_cli.tools.surface import (
     Surface,
     apply_entries,
     check_found,
-    check_identity,
+    check_state,
     checked_generation,
     collect_live,
     rebuild,
@@ -252,12 +252,9 @@ class ToolRegistry:
         Tools of the snapshot that no source offers stay as orphans. Raises
         `ReconfigureError` for a malformed snapshot.
         """
-        checked_generation(snapshot.generation)
+        check_state(snapshot)
         surface = self._surface
-        known: dict[str, Entry] = {}
-        for tool_id, stated in snapshot.tools.items():
-            check_identity(tool_id, stated.manifest)
-            known[tool_id] = Entry(stated.manifest, None, stated.member)
+        known = {tool_id: Entry(stated.manifest, None, stated.member) for tool_id, stated in snapshot.tools.items()}
         live = self._with_found(surface.live, surface.sources, known)
         entries = rebuild(live, known, self._hidden, keep_gone=True)
         generation = self._restored_generation(snapshot, entries)

@@ -191,6 +191,13 @@ def check_identity(tool_id: str, manifest: ToolManifest) -> None:
         raise ReconfigureError("a tool needs a non-blank id and a non-blank name")
 
 
+def check_state(snapshot: ToolState) -> None:
+    """Raise `ReconfigureError` for a state that none can be restored from."""
+    checked_generation(snapshot.generation)
+    for tool_id, stated in snapshot.tools.items():
+        check_identity(tool_id, stated.manifest)
+
+
 def check_found(
     manifest: ToolManifest, field: Literal["id", "name"], asked: str, source_id: str, others: Iterable[LiveTool]
 ) -> None:

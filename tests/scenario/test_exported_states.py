@@ -27,6 +27,7 @@ from lash_cli.core.codec import decode, encode, sha256_hex
 from lash_cli.core.content import AttachmentPart, Inline, Role, Stored, TextPart
 from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.policy import ModelSpec
+from lash_cli.core.tools import ToolManifest, ToolState, ToolStateEntry
 from lash_cli.errors import ConflictError, LashRuntimeError, StoreSessionMismatch, UsageError
 from lash_cli.store.base import ReadScope
 from lash_cli.system import SystemClock, SystemIds
@@ -198,8 +199,14 @@ async def test_what_cannot_be_applied_changes_nothing(make_core: MakeCore) -> No
     with pytest.raises(UsageError) as refused:
         await session.admin().apply_persistence_state(replace(state, leaf_node_id="nowhere"))
     assert refused.value.code == "session_state_invalid"
+    misfiled = ToolState(tools={"a": ToolStateEntry(ToolManifest("b", "look", "look"))})
+    with pytest.raises(UsageError, match="files tool b under a") as refused:
+        await session.admin().apply_persistence_state(replace(state, nodes=(), leaf_node_id=None, tool_state=misfiled))
+    assert refused.value.code == "session_state_invalid"
     assert session.export_state() == before
     assert await session.admin().export_persistence_state() == state
+    await session.flush()
+    assert await session.admin().export_persistence_state() == state, "nothing of it is left to be written"
 
 
 async def test_a_crash_leaves_what_was_or_what_is_to_be(make_core: MakeCore) -> None:

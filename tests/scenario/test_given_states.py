@@ -11,6 +11,7 @@ from support.scripted import ScriptedCaller, text
 from lash_cli.api import RuntimeSessionState, SessionNode
 from lash_cli.core.content import ToolCallPart, message_text
 from lash_cli.core.graph import ConversationPayload
+from lash_cli.core.tools import ToolManifest, ToolState, ToolStateEntry
 from lash_cli.errors import UsageError
 
 Change = Callable[[RuntimeSessionState], RuntimeSessionState]
@@ -58,6 +59,9 @@ UNSOUND: dict[str, Change] = {
         lambda asked, answered: (asked, replace(answered, payload=ConversationPayload("a text")))  # type: ignore[arg-type]
     ),
     "is missing": lambda state: replace(state, leaf_node_id="nowhere"),
+    "files tool b under a": lambda state: replace(
+        state, tool_state=ToolState(tools={"a": ToolStateEntry(ToolManifest("b", "look", "look"))})
+    ),
     "tool calls without a result": with_nodes(with_an_open_call),
 }
 
