@@ -49,6 +49,10 @@ DENIED = ShortCircuitTool(failure(FailureClass.PERMISSION_DENIED, "denied", "not
 Fault = Literal["locked", "full", "unsure"]
 
 
+class SourceDown(Exception):
+    """What a source of tools raises that cannot be asked just now."""
+
+
 class Empty(msgspec.Struct):
     """No arguments."""
 
@@ -67,7 +71,7 @@ class World:
         class Source(Switching):
             def manifests(self) -> Any:
                 if is_down():
-                    raise RuntimeError("the source is down")
+                    raise SourceDown
                 return super().manifests()
 
         @tool(name="safe", retry=SafeRetry(2, 0, 0))
@@ -244,6 +248,18 @@ class Process:
         if self.drive is None:
             self.driven = None
         return over
+
+    async def close(self) -> None:
+        """End as a process should. Who waits for a claim that nobody could give back hears of nothing before it runs
+        out, so time passes here."""
+        closing = asyncio.ensure_future(self.core.aclose())
+        while not closing.done():
+            sleeper = asyncio.ensure_future(self.clock.wait_for_sleepers())
+            await asyncio.wait({closing, sleeper}, timeout=LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+            assert closing.done() or sleeper.done(), "a core does not close"
+            sleeper.cancel()
+            self.clock.tick(60.0)
+        closing.result()
 
     async def stop(self) -> None:
         """Nothing of it runs on."""

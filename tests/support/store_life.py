@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 from support.clock import ManualClock, settle
 from support.driving import Crash, unseen
-from support.life_process import BESIDE, Process, World
+from support.life_process import BESIDE, Process, SourceDown, World
 from support.made_files import lay
 from support.scripted import ScriptedCaller, calls, error, text
 from support.switching import switch
@@ -86,6 +86,7 @@ REFUSALS = (
     SessionExecutionBusy,
     SessionExecutionLeaseExpired,
     SessionStillInUse,
+    SourceDown,
 )
 POINTS = (
     "before:lane",
@@ -370,7 +371,7 @@ class StoreLife:
             process.drive.cancel()
             await asyncio.wait(tasks)
             tasks = []
-        await process.core.aclose()
+        await process.close()
         for task in tasks:
             await self._try(process, task)
         self.processes[self.processes.index(process)] = self._process()
@@ -383,15 +384,12 @@ class StoreLife:
 
     async def do_beside(self, process: Process) -> None:
         """Something through another handle of a session that a turn may be under way in, which it waits for."""
-        if process.driven is not None:
-            clone = process.driven.clone()
-        elif process.drive is not None:
-            return
-        else:
+        session = process.driven
+        if process.drive is None:
             session = await self._try(process, self._handle(process, self._session()))
-            if session is None:
-                return
-            clone = session.clone()
+        if session is None or session._is_closed:
+            return
+        clone = session.clone()
         admin, message = clone.admin(), Message("", Role.USER, (TextPart(self._name("beside ")),))
         verbs = [
             lambda: clone.configure(SessionConfigPatch(model=ModelSpec(f"m{self.count % 3}"))),
