@@ -52,6 +52,8 @@ Fault = Literal["locked", "full", "unsure"]
 class SourceDown(Exception):
     """What a source of tools raises that cannot be asked just now."""
 
+    code = "source_down"
+
 
 class Empty(msgspec.Struct):
     """No arguments."""

@@ -287,10 +287,8 @@ class StoreLife:
         if process.drive is None:
             session = await self._try(process, self._handle(process, self._session()))
             if session is not None:
-                process.is_source_down = self.random.random() < 0.3
                 process.begin(session, session.drain_next_session_command())
                 await self._until_paused(process)
-                process.is_source_down = False
 
     async def do_redrive(self, process: Process) -> None:
         await self._drive(process, self._session(0.8), TurnRequest(None))
@@ -362,6 +360,10 @@ class StoreLife:
         """Some of the next writes of a process will fail."""
         process.db.fault = self.random.choice(["locked", "full", "unsure"])
         process.db.times, process.db.spared = self.random.choice([1, 1, 1, 3]), self.random.randint(0, 6)
+
+    async def do_source(self, process: Process) -> None:
+        """A source of tools goes down or is there again."""
+        process.is_source_down = self.random.random() < 0.4
 
     async def do_close(self, process: Process) -> None:
         """End a process as it should: what it drives ends as cancelled, and it holds nothing any more."""
