@@ -61,8 +61,7 @@ async def test_the_commit_of_a_turn_adopts_what_it_stored_and_what_it_names_each
 async def test_a_commit_adopts_named_intents_and_those_of_its_turn_and_no_others(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock, SESSION)
+    store = await make.opened(open_store, clock, SESSION)
 
     async def put(data: bytes, owner: str | None) -> str:
         turn = None if owner is None else ("turn", owner)
@@ -83,8 +82,7 @@ async def test_a_commit_adopts_named_intents_and_those_of_its_turn_and_no_others
 
 
 async def test_intents_of_a_running_turn_do_not_age(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    await make.create(store, clock, SESSION)
+    store = await make.opened(open_store, clock, SESSION)
     await store.put_attachment(SESSION, b"1", media_type=PNG, owner=("turn", "t1"), now_ms=1)
 
     def start_turn(connection: sqlite3.Connection) -> None:

@@ -42,8 +42,7 @@ async def queue_changes(store: SqliteStore, clock: ManualClock, *ids: str) -> No
 
 
 async def test_a_ring_carries_what_a_look_behind_its_cursor_finds(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await queue_changes(store, clock, "first")
     messages = rung_by(store)
     for change in (
@@ -113,8 +112,7 @@ async def test_a_commit_and_what_it_takes_along_are_not_carried(open_store: Open
 
 
 async def test_what_stands_behind_a_hole_is_not_carried(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await show(store, clock, fence, [prose("a")])
     messages = rung_by(store)
     here = await cursor_of(store)
@@ -171,8 +169,7 @@ async def test_nothing_of_a_job_that_was_undone_is_carried_by_the_ring_of_its_gr
 
 
 async def test_what_is_too_long_for_a_ring_is_looked_for(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await show(store, clock, fence, [prose("a")])
     messages = rung_by(store)
     carried = []

@@ -83,8 +83,7 @@ def test_a_damaged_result_is_an_error_and_never_an_answer(stored: bytes) -> None
 
 
 async def test_a_row_names_the_key_of_its_session(open_store: OpenStore, clock: ManualClock, tmp_path: Path) -> None:
-    store = open_store()
-    await make.create(store, clock, SESSION)
+    store = await make.opened(open_store, clock, SESSION)
     fence = await take_lane(store, clock, "one")
     await make.record(store, claim_of(clock, "a", fence=fence), b"x")
     with contextlib.closing(sqlite3.connect(tmp_path / "lash.db")) as connection, connection:

@@ -50,8 +50,7 @@ def sql(path: Path, statement: str, *values: object) -> list[tuple[object, ...]]
 async def test_a_log_written_under_another_boot_begins_a_new_epoch(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await show(store, clock, fence, [prose("a"), prose("b")])
     tail = await cursor_of(store)
     sql(database_path, "UPDATE live_log SET stamp = 'another boot' || stamp")
@@ -66,8 +65,7 @@ async def test_a_log_written_under_another_boot_begins_a_new_epoch(
 async def test_a_copied_file_continues_no_cursor_of_the_original(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await show(store, clock, fence, [prose("a")])
     tail = await cursor_of(store)
     store.close()
@@ -82,8 +80,7 @@ async def test_a_copied_file_continues_no_cursor_of_the_original(
 async def test_what_was_shown_of_a_history_that_its_commit_replaces_is_not_in_the_new_log(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
     await show(store, clock, fence, [prose("a")])
     before = await cursor_of(store)
@@ -98,8 +95,7 @@ async def test_what_was_shown_of_a_history_that_its_commit_replaces_is_not_in_th
 async def test_an_event_that_does_not_decode_is_a_gap_behind_which_watching_goes_on(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await show(store, clock, fence, [prose("a")])
     before = await cursor_of(store)
     await show(store, clock, fence, [prose("b")])
@@ -151,8 +147,7 @@ async def test_previews_nobody_is_in_the_way_of_are_in_the_log_before_the_caller
     open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, written_by: list[int]
 ) -> None:
     monkeypatch.setattr(live, "_APART_SECONDS", 0.0)
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     for text in ("a", "b"):
         store.live.append_previews(
             S, lambda text=text: [prose(text)], generation=fence.fencing_token, on_failed=pytest.fail
@@ -165,8 +160,7 @@ async def test_an_event_loop_writes_no_long_previews_and_none_right_behind_other
     open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, written_by: list[int]
 ) -> None:
     here = threading.get_ident()
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await show(store, clock, fence, [prose("x" * 65_536)])
     assert here not in written_by
     monkeypatch.setattr(live, "_APART_SECONDS", 3_600.0)
@@ -180,8 +174,7 @@ async def test_previews_that_meet_a_lock_hold_up_nobody_and_keep_their_place(
     open_store: OpenStore, clock: ManualClock, database_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "_APART_SECONDS", 0.0)
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     with contextlib.closing(sqlite3.connect(database_path, isolation_level=None)) as blocker:
         blocker.execute("BEGIN IMMEDIATE")
         for text in ("a", "b"):
@@ -196,8 +189,7 @@ async def test_previews_that_meet_a_lock_hold_up_nobody_and_keep_their_place(
 async def test_previews_that_were_taken_as_ctrl_c_struck_leave_a_hole(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     before = await cursor_of(store)
 
     def struck() -> list[TurnActivity]:
@@ -212,8 +204,7 @@ async def test_previews_that_were_taken_as_ctrl_c_struck_leave_a_hole(
 async def test_a_loss_right_before_a_commit_of_the_same_group_is_a_hole_before_it(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     before = await cursor_of(store)
 
     batches: list[list[object]] = [[prose("fine"), object()]]
@@ -230,8 +221,7 @@ async def test_a_loss_right_before_a_commit_of_the_same_group_is_a_hole_before_i
 async def test_previews_beside_a_job_that_fails_are_written_all_the_same(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     batches = [[prose("a"), prose("b")]]
 
     def broken(connection: sqlite3.Connection) -> None:
@@ -249,8 +239,7 @@ async def test_previews_beside_a_job_that_fails_are_written_all_the_same(
 
 
 async def test_a_hole_that_was_undone_is_left_again(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await show(store, clock, fence, [prose("a")])
     before = await cursor_of(store)
     store.live.lose_previews(S)
@@ -269,8 +258,7 @@ async def test_a_hole_that_was_undone_is_left_again(open_store: OpenStore, clock
 async def test_slack_rows_are_never_shown_and_are_deleted_in_time(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     for number in range(MAX_EVENTS + 200):
         store.live.append_previews(
             S, lambda text=str(number): [prose(text)], generation=fence.fencing_token, on_failed=pytest.fail
@@ -297,8 +285,7 @@ async def test_a_queue_change_is_announced_with_the_transaction_that_made_it(
 
 
 async def test_deletion_leaves_no_row_of_a_log(open_store: OpenStore, clock: ManualClock, database_path: Path) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await show(store, clock, fence, [prose("a")])
     await store.release_lease(fence)
     await store.delete_session(S, 1)
@@ -307,8 +294,7 @@ async def test_deletion_leaves_no_row_of_a_log(open_store: OpenStore, clock: Man
 
 
 async def test_watching_needs_no_right_to_write(open_store: OpenStore, clock: ManualClock, database_path: Path) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     watcher = SqliteStore.open(database_path, clock, CountingIds(), read_only=True)
     await show(store, clock, fence, [prose("a")])
     assert texts(await after(watcher, START)) == ["a"]
@@ -368,8 +354,7 @@ async def test_a_log_with_a_row_for_each_event_is_begun_anew(
 async def test_what_one_transaction_appends_is_one_row_and_can_be_read_from_its_middle(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     shown = [prose(str(number)) for number in range(5)]
     await show(store, clock, fence, shown)
     assert sql(database_path, "SELECT place & 0xffffffffff, count FROM live_row") == [(5, 5)]
@@ -381,8 +366,7 @@ async def test_what_one_transaction_appends_is_one_row_and_can_be_read_from_its_
 async def test_the_newest_row_is_never_trimmed_so_that_no_position_comes_twice(
     open_store: OpenStore, clock: ManualClock, database_path: Path
 ) -> None:
-    store = open_store()
-    fence = await started(store, clock)
+    store, fence = await make.held(open_store, clock)
     await show(store, clock, fence, [prose("a")])
     await show(store, clock, fence, [prose("b")])
     clock.tick(MAX_AGE_MS / 1000 + 1)

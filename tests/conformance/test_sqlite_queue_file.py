@@ -192,8 +192,7 @@ async def test_what_is_held_in_a_file_with_two_indexes_of_it_is_found_driven_to_
 async def test_what_a_dropped_turn_gives_back_is_told_in_the_order_it_came(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = await make.opened(open_store, clock)
-    lane = await make.start(store, clock, "t1")
+    store, lane = await make.running(open_store, clock)
     fence = make.fence_of_lane(lane)
     for name, input_id in (("c2", "first"), ("c1", "second")):
         await make.enqueue(store, input_id, ingress=ActiveTurn("t1"))
@@ -272,8 +271,7 @@ async def test_an_input_that_does_not_decode_is_cancelled_by_its_id_and_shows_wh
 async def test_a_turn_whose_text_no_longer_decodes_can_be_given_back_and_cut(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = await make.opened(open_store, clock)
-    lane = await make.start(store, clock, "t1")
+    store, lane = await make.running(open_store, clock)
     await execute(store, DAMAGE, "in-t1")
     clock.tick(TTL_SECONDS)
     with pytest.raises(StoreUnusable):
@@ -290,8 +288,7 @@ async def test_a_turn_whose_text_no_longer_decodes_can_be_given_back_and_cut(
 async def test_a_boundary_of_another_program_is_left_waiting_and_goes_to_the_next_turn(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = await make.opened(open_store, clock)
-    lane = await make.start(store, clock, "t1")
+    store, lane = await make.running(open_store, clock)
     await make.enqueue(store, "odd", ingress=ActiveTurn("t1"))
     await make.enqueue(store, "plain", ingress=ActiveTurn("t1"))
     odd = '{"scope":"active_turn","turn_id":"t1","min_boundary":"at_noon"}'

@@ -176,8 +176,7 @@ async def test_rows_of_schema_7_are_read_replayed_and_exported_as_they_were(
 
 
 async def test_a_turn_has_the_index_that_its_commit_says(open_store: OpenStore, clock: ManualClock) -> None:
-    store = await make.opened(open_store, clock)
-    lane = await make.start(store, clock, "t1")
+    store, lane = await make.running(open_store, clock)
     assert lane.turn is not None and lane.turn.turn_index == 1
     commit = make.commit(
         make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp("t1"), turn_index=7, claim=lane.claim

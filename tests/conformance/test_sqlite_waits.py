@@ -143,8 +143,7 @@ def summary_of(outcome: TurnOutcome, evidence: TurnCancellationEvidence | None =
 
 
 async def test_a_committed_turn_answers_its_gate_and_its_terminal(open_store: OpenStore, clock: ManualClock) -> None:
-    store = open_store()
-    await make.create(store, clock, SESSION)
+    store = await make.opened(open_store, clock, SESSION)
     gate, terminal = [await store.wait_key(SCOPE, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
     assert [await store.peek_wait(gate), await store.peek_wait(terminal)] == [None, None]
     outcome = Finished(AssistantMessage("hello"))
@@ -161,8 +160,7 @@ async def test_a_committed_turn_answers_its_gate_and_its_terminal(open_store: Op
 async def test_the_terminal_has_the_answer_that_is_stored_in_its_node(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock, SESSION)
+    store = await make.opened(open_store, clock, SESSION)
     message = Message("m1", Role.ASSISTANT, (TextPart("the answer"),))
     body = encode(ConversationPayload(message)).decode()
 
@@ -182,8 +180,7 @@ async def test_the_terminal_has_the_answer_that_is_stored_in_its_node(
 async def test_the_gate_of_a_cancelled_turn_keeps_the_request_that_won(
     open_store: OpenStore, clock: ManualClock
 ) -> None:
-    store = open_store()
-    await make.create(store, clock, SESSION)
+    store = await make.opened(open_store, clock, SESSION)
     evidence = TurnCancellationEvidence("r1", "cli")
     assert await store.request_turn_cancel(SESSION, "t1", evidence, 1) is None
     gate, terminal = [await store.wait_key(SCOPE, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]

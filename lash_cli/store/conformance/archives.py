@@ -22,8 +22,9 @@ S = make.SESSION
 NEW = "again"
 
 
-async def rich(store: RuntimePersistence, clock: MovableClock) -> None:
-    """A session with two branches, a turn, costs, a component, an attachment and labels."""
+async def rich(open_store: OpenStore, clock: MovableClock) -> RuntimePersistence:
+    """A store with a session with two branches, a turn, costs, a component, an attachment and labels."""
+    store = open_store()
     await store.create_session(SessionCreate(S, make.CONFIG, 3, name="mine", cwd="/work", labels={"a": "b"}))
     ref = await store.put_attachment(S, b"picture", media_type="image/png", owner=None, now_ms=4, label="p.png")
     fence = await make.fence_of(store, clock)
@@ -43,6 +44,7 @@ async def rich(store: RuntimePersistence, clock: MovableClock) -> None:
     await store.commit_runtime_state(
         make.commit(fence, make.append(["b2"], parent="m0"), expected=1, turn_index=1, release=True)
     )
+    return store
 
 
 def renamed(frames: tuple[AgentFrame, ...]) -> list[AgentFrame]:
@@ -56,8 +58,7 @@ class ArchiveLaws:
     async def test_a_session_made_of_an_archive_is_the_same_session(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await rich(store, clock)
+        store = await rich(open_store, clock)
         archive = decode(encode(await store.export_session(S)), SessionArchive)
         before = {scope: await store.load_session(S, scope) for scope in ReadScope}
         turns = await store.turns(S, limit=9)
@@ -93,8 +94,7 @@ class ArchiveLaws:
     async def test_it_stands_in_the_list_where_it_was_active_last(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await rich(store, clock)
+        store = await rich(open_store, clock)
         archive = await store.export_session(S)
         assert (archive.created_at_ms, archive.last_commit_at_ms) == (3, 5)
         await store.create_session(SessionCreate("between", make.CONFIG, 4))
@@ -103,8 +103,7 @@ class ArchiveLaws:
         assert [row.meta.session_id for row in rows] == [NEW, S, "between"]
 
     async def test_it_goes_on_as_any_session_does(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await rich(store, clock)
+        store = await rich(open_store, clock)
         archive = await store.export_session(S)
         await store.import_sessions([(archive, NEW)])
         fence = await make.fence_of(store, clock, session_id=NEW)
@@ -137,8 +136,7 @@ class ArchiveLaws:
         assert read is not None and read.messages == ()
 
     async def test_a_fork_is_archived_with_what_it_shares(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await rich(store, clock)
+        store = await rich(open_store, clock)
         await store.fork_session(SessionFork(S, "fork", clock.now_ms()))
         archive = await store.export_session("fork")
         await store.delete_session("fork", 9)
@@ -181,8 +179,7 @@ class ArchiveLaws:
     async def test_a_name_in_use_is_replaced_and_an_id_in_use_refused(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await rich(store, clock)
+        store = await rich(open_store, clock)
         archive = await store.export_session(S)
         (meta,) = await store.import_sessions([(archive, NEW)])
         assert meta.name not in ("mine", "")
@@ -232,8 +229,7 @@ class ArchiveLaws:
     async def test_several_sessions_are_made_together_or_not_at_all(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await rich(store, clock)
+        store = await rich(open_store, clock)
         archive = await store.export_session(S)
         with pytest.raises(ConflictError):
             await store.import_sessions([(archive, NEW), (archive, S)])
@@ -243,8 +239,7 @@ class ArchiveLaws:
         assert made[0].name != made[1].name
 
     async def test_what_is_no_session_changes_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await rich(store, clock)
+        store = await rich(open_store, clock)
         good = await store.export_session(S)
         head = good.head
         assert head is not None

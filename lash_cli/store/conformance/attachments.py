@@ -36,8 +36,7 @@ class AttachmentLaws:
     async def test_bytes_come_back_under_the_digest_of_their_content(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         for data in (b"", b"x", bytes(range(256)) * 8192):
             reference = await store.put_attachment(SESSION, data, media_type=PNG, owner=None, now_ms=1)
             assert reference == f"sha256:{sha256(data).hexdigest()}"
@@ -46,8 +45,7 @@ class AttachmentLaws:
     async def test_a_session_reaches_only_what_its_own_manifest_names(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         await make.create(store, clock, OTHER)
         reference = await store.put_attachment(SESSION, b"secret", media_type=PNG, owner=None, now_ms=1)
         assert await _is_unreachable(store, OTHER, reference)
@@ -58,8 +56,7 @@ class AttachmentLaws:
     async def test_the_manifest_tells_what_is_uncommitted_and_whose_it_is(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         reference = await store.put_attachment(
             SESSION, b"x", media_type="Image/PNG", owner=("turn", "t1"), now_ms=7, label="plot"
         )
@@ -78,16 +75,14 @@ class AttachmentLaws:
     async def test_the_same_bytes_put_again_are_one_intent_of_the_latest_owner(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         await store.put_attachment(SESSION, b"x", media_type=PNG, owner=("turn", "t1"), now_ms=7)
         await store.put_attachment(SESSION, b"x", media_type=PNG, owner=("turn", "t2"), now_ms=9)
         (row,) = await store.list_attachments(SESSION)
         assert (row["owner_id"], row["intent_at_ms"]) == ("t2", 9)
 
     async def test_only_aged_intents_are_forgotten(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         old = await store.put_attachment(SESSION, b"old", media_type=PNG, owner=None, now_ms=10)
         dead = await store.put_attachment(SESSION, b"dead", media_type=PNG, owner=("turn", "gone"), now_ms=10)
         unknown = await store.put_attachment(SESSION, b"proc", media_type=PNG, owner=("process", "p1"), now_ms=10)
@@ -101,8 +96,7 @@ class AttachmentLaws:
     async def test_what_an_input_waits_with_is_kept_whoever_put_the_same_bytes_last(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         reference = await store.put_attachment(SESSION, b"x", media_type=PNG, owner=None, now_ms=7)
         picture = AttachmentItem(Stored(reference, PNG, 1))
         await store.enqueue_turn_input(InputDraft(SESSION, "i1", TurnInput((picture,)), NextTurn()))
@@ -116,8 +110,7 @@ class AttachmentLaws:
     async def test_a_malformed_media_type_is_refused_and_nothing_is_stored(
         self, open_store: OpenStore, clock: MovableClock, media_type: str
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         with pytest.raises(UsageError) as caught:
             await store.put_attachment(SESSION, b"x", media_type=media_type, owner=None, now_ms=1)
         assert caught.value.code == "attachment_media_type_invalid"

@@ -85,10 +85,11 @@ async def create(store: RuntimePersistence, clock: Clock, session_id: str = SESS
     await store.create_session(SessionCreate(session_id, CONFIG, clock.now_ms()))
 
 
-async def opened(open_store: Callable[[], Store], clock: Clock) -> Store:
-    """A handle of a storage that has the session."""
+async def opened(open_store: Callable[[], Store], clock: Clock, *session_ids: str) -> Store:
+    """A handle of a storage that has these sessions, or the usual one."""
     store = open_store()
-    await create(store, clock)
+    for session_id in session_ids or (SESSION,):
+        await create(store, clock, session_id)
     return store
 
 
@@ -96,6 +97,20 @@ async def held(open_store: Callable[[], Store], clock: Clock) -> tuple[Store, Le
     """As `opened`, and the fence of the session's lane."""
     store = await opened(open_store, clock)
     return store, await fence_of(store, clock)
+
+
+async def branched(open_store: Callable[[], Store], clock: Clock) -> tuple[Store, LeaseFence]:
+    """As `held`, with m1 - m2 - m3 and, active, m1 - b2."""
+    store, fence = await held(open_store, clock)
+    await store.commit_runtime_state(commit(fence, append(["m1", "m2", "m3"])))
+    await store.commit_runtime_state(commit(fence, append(["b2"], parent="m1"), expected=1))
+    return store, fence
+
+
+async def running(open_store: Callable[[], Store], clock: Clock) -> tuple[Store, LaneGranted]:
+    """As `opened`, and the lane of a foreground turn `t1` that runs."""
+    store = await opened(open_store, clock)
+    return store, await start(store, clock)
 
 
 async def take(

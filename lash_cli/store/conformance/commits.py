@@ -86,8 +86,7 @@ class CommitLaws:
         assert replaced.head_revision == 2
 
     async def test_parts_of_another_session_are_refused(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         fence = await make.fence_of(store, clock)
         foreign_fence = await make.fence_of(store, clock, session_id="s2")
         foreign = LeaseFence("s2", fence.owner_id, fence.incarnation_id, fence.lease_token, fence.fencing_token)

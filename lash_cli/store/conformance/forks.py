@@ -12,7 +12,6 @@ from lash_cli.core.frames import FrameStatus, current_frame, open_frame
 from lash_cli.core.graph import chain
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.ingress import InputDraft
-from lash_cli.core.lease import LeaseFence
 from lash_cli.core.machine_tail import own_message_id
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted
@@ -48,15 +47,6 @@ async def graph_of(store: RuntimePersistence, session_id: str) -> set[str]:
     return {node.node_id for node in read.nodes}
 
 
-async def source(store: RuntimePersistence, clock: MovableClock) -> LeaseFence:
-    """m1 - m2 - m3 and, active, m1 - b2."""
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
-    await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2", "m3"])))
-    await store.commit_runtime_state(make.commit(fence, make.append(["b2"], parent="m1"), expected=1))
-    return fence
-
-
 async def grow(
     store: RuntimePersistence, clock: MovableClock, session_id: str, ids: list[str], parent: str
 ) -> RuntimeCommitResult:
@@ -82,8 +72,7 @@ class ForkLaws:
     async def test_a_fork_goes_on_from_the_head_and_each_goes_its_own_way(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await source(store, clock)
+        store, _ = await make.branched(open_store, clock)
         meta = await fork(store, clock)
         assert (meta.session_id, meta.parent_session_id) == (F, S)
         assert await path_of(open_store(), F) == ["m1", "b2"]
@@ -126,8 +115,7 @@ class ForkLaws:
     async def test_a_fork_at_a_node_ends_there_also_off_the_active_path(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await source(store, clock)
+        store, _ = await make.branched(open_store, clock)
         await fork(store, clock, at="m2")
         assert await path_of(store, F) == ["m1", "m2"]
         await grow(store, clock, F, ["f3"], "m2")
@@ -137,8 +125,7 @@ class ForkLaws:
     async def test_how_full_the_context_is_is_known_in_a_fork_at_the_head_alone(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await source(store, clock)
+        store, fence = await make.branched(open_store, clock)
         measured = TurnState(3, TokenUsage(input_tokens=9))
         commit = make.commit(fence, Unchanged("b2"), expected=2)
         await store.commit_runtime_state(msgspec.structs.replace(commit, checkpoint=Checkpoint(measured)))
@@ -195,8 +182,7 @@ class ForkLaws:
         assert await path_of(store, "empty") == ["e1"]
 
     async def test_a_fork_of_a_fork_reads_through_both(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await source(store, clock)
+        store, _ = await make.branched(open_store, clock)
         await fork(store, clock)
         await grow(store, clock, F, ["f3", "f4"], "b2")
         await fork(store, clock, "deep")
@@ -214,8 +200,7 @@ class ForkLaws:
     async def test_the_head_of_a_fork_moves_to_what_it_shares_and_branches_there(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await source(store, clock)
+        store, _ = await make.branched(open_store, clock)
         await fork(store, clock)
         await move(store, clock, F, "b2")
         assert await path_of(open_store(), F) == ["m1", "b2"], "it stood there before"
@@ -238,8 +223,7 @@ class ForkLaws:
         assert caught.value.code == "node_unknown"
 
     async def test_nothing_done_to_the_source_changes_a_fork(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        fence = await source(store, clock)
+        store, fence = await make.branched(open_store, clock)
         await fork(store, clock, at="m3")
         before = await store.load_session(F, ReadScope.FULL_GRAPH)
         assert await store.tombstone_nodes(S, ["m2"]) == 2
@@ -260,8 +244,7 @@ class ForkLaws:
     async def test_what_a_deleted_session_shared_goes_with_the_last_fork(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await source(store, clock)
+        store, fence = await make.branched(open_store, clock)
         await fork(store, clock, "long")
         await fork(store, clock, "short", at="m1")
         await store.release_lease(fence)
@@ -298,8 +281,7 @@ class ForkLaws:
     async def test_a_fork_that_starts_over_lets_go_of_what_it_shared(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await source(store, clock)
+        store, _ = await make.branched(open_store, clock)
         await fork(store, clock)
         fence = await make.fence_of(store, clock, session_id=F)
         fresh = make.nodes(["n1"], session_id=F)
@@ -313,8 +295,7 @@ class ForkLaws:
     async def test_what_belongs_to_the_source_cannot_be_hidden_in_a_fork(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await source(store, clock)
+        store, _ = await make.branched(open_store, clock)
         await fork(store, clock)
         with pytest.raises(ConflictError) as caught:
             await store.tombstone_nodes(F, ["m1"])
@@ -336,8 +317,7 @@ class ForkLaws:
     async def test_a_turn_from_the_queue_of_a_fork_never_has_the_id_of_one_that_it_shares(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         answer = make.append([own_message_id("t1", 1)])
         commit = make.commit(
             make.fence_of_lane(lane), answer, turn=make.stamp("t1"), turn_index=1, claim=lane.claim, release=True
@@ -352,8 +332,7 @@ class ForkLaws:
         assert make.ids_of(drained.claim) == ["i1"]
 
     async def test_a_refused_fork_leaves_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await source(store, clock)
+        store, _ = await make.branched(open_store, clock)
         await make.create(store, clock, "other")
         await make.create(store, clock, "gone")
         await store.delete_session("gone", clock.now_ms())

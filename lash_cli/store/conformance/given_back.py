@@ -59,8 +59,7 @@ class GivenBackLaws:
     async def test_abandoning_what_a_checkpoint_took_drops_the_turn_it_was_delivered_into(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         fence = make.fence_of_lane(lane)
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())
@@ -80,8 +79,7 @@ class GivenBackLaws:
     async def test_a_dead_process_cannot_give_back_what_its_successor_drives_again(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         await make.put(store, make.wake())
         taken = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
@@ -131,8 +129,7 @@ class GivenBackLaws:
     async def test_abandoning_what_a_turn_started_from_drops_it_with_all_it_took(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         (batch,) = await make.put(store, make.wake())
         await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
@@ -150,8 +147,7 @@ class GivenBackLaws:
     async def test_a_turn_that_is_dropped_takes_its_journal_along(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         scopes = [scope_key(TurnScope(S, turn_id)) for turn_id in ("t1", "t2")]
         for scope in scopes:
             effect = JournalClaim(
@@ -173,8 +169,7 @@ class GivenBackLaws:
     async def test_a_turn_that_is_dropped_takes_its_promises_along(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         keys = [await store.wait_key(TurnScope(S, turn_id), ToolCompletionWait("c1")) for turn_id in ("t1", "t2")]
         for key in keys:
             await store.resolve_wait(key, ResolvedOk(1), clock.now_ms())
@@ -186,8 +181,7 @@ class GivenBackLaws:
     async def test_a_claim_of_a_committed_turn_gives_nothing_back(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         await store.commit_runtime_state(
             make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
         )
@@ -199,8 +193,7 @@ class GivenBackLaws:
     async def test_abandoning_in_a_session_that_is_gone_is_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         for session_id in (S, "s2"):
             await make.enqueue(store, f"i-{session_id}", session_id=session_id)
         fences = [await make.fence_of(store, clock, session_id=session_id) for session_id in (S, "s2")]
@@ -212,8 +205,7 @@ class GivenBackLaws:
     async def test_an_open_claim_is_found_by_its_id_and_a_settled_one_is_not(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.enqueue(store, "i1", session_id="s2")
         lane = make.granted(await store.open_lane(make.drain_request(clock, session_id="s2")))
         assert lane.claim is not None
@@ -233,8 +225,7 @@ class GivenBackLaws:
     async def test_the_commit_of_a_turn_defers_once_what_it_did_not_take(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         fence = make.fence_of_lane(lane)
         await make.enqueue(store, "taken", ingress=ActiveTurn("t1"))
         claims = await store.claim_checkpoint_work(fence, make.checkpoint_request())
@@ -262,8 +253,7 @@ class GivenBackLaws:
     async def test_a_commit_that_settles_nothing_gives_back_all_its_turn_took(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         (batch,) = await make.put(store, make.wake())
         await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
         result = await store.commit_runtime_state(

@@ -9,7 +9,6 @@ from lash_cli.core.commit import Append, CheckpointComponent, ReplaceFull, Uncha
 from lash_cli.core.content import Message, PluginOrigin, Role, TextPart
 from lash_cli.core.frames import FrameStatus, open_frame
 from lash_cli.core.graph import CausalRef, ConversationPayload, PluginPayload, SessionNode, messages_on
-from lash_cli.core.lease import LeaseFence
 from lash_cli.errors import ConflictError, MissingCheckpointComponent
 from lash_cli.store.base import ReadScope, RuntimePersistence
 from lash_cli.store.conformance import builders as make
@@ -43,23 +42,13 @@ async def same_conversation(store: RuntimePersistence, expected: list[str]) -> N
     assert msgspec.structs.replace(read, messages=()) == msgspec.structs.replace(path, nodes=())
 
 
-async def branched(store: RuntimePersistence, clock: MovableClock) -> LeaseFence:
-    """m1 - m2 - m3 and, active, m1 - b2."""
-    await make.create(store, clock)
-    fence = await make.fence_of(store, clock)
-    await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2", "m3"])))
-    await store.commit_runtime_state(make.commit(fence, make.append(["b2"], parent="m1"), expected=1))
-    return fence
-
-
 class GraphLaws:
     """Subclass with the fixtures of `factory`."""
 
     async def test_the_active_path_leaves_branches_out_and_single_nodes_find_them(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await branched(store, clock)
+        store, _ = await make.branched(open_store, clock)
         assert await ids_on_path(store) == ["m1", "b2"]
         assert await all_ids(store) == ["m1", "m2", "m3", "b2"]
         off_path = await open_store().load_node(S, "m3")
@@ -70,8 +59,7 @@ class GraphLaws:
     async def test_a_conversation_is_what_was_said_on_the_active_path(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await branched(store, clock)
+        store, fence = await make.branched(open_store, clock)
         await same_conversation(store, ["m1", "b2"])
         note = SessionNode("p3", "b2", make.nodes(["m1"])[0].agent_frame_id, 1, PluginPayload("note", {"a": 1}))
         hushed = Message("h4", Role.USER, (TextPart("x"),), PluginOrigin("p", transient=True))
@@ -91,8 +79,7 @@ class GraphLaws:
     async def test_moving_the_leaf_makes_the_other_branch_active(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await branched(store, clock)
+        store, fence = await make.branched(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, Unchanged("m2"), expected=2))
         assert await ids_on_path(store) == ["m1", "m2"]
         position = await store.head_position(S)
@@ -183,8 +170,7 @@ class GraphLaws:
     async def test_a_full_replacement_hides_the_old_nodes_and_may_bring_ids_back(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await branched(store, clock)
+        store, fence = await make.branched(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["x1", "m1"]), "m1")))
         assert await all_ids(store) == ["x1", "m1"]
         assert await ids_on_path(store) == ["x1", "m1"]
@@ -204,8 +190,7 @@ class GraphLaws:
         assert read is not None and read.frames == make.frames()
 
     async def test_the_active_path_cannot_be_tombstoned(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await branched(store, clock)
+        store, _ = await make.branched(open_store, clock)
         with pytest.raises(ConflictError) as caught:
             await store.tombstone_nodes(S, ["m3", "m1"])
         assert caught.value.code == "node_on_active_path"
@@ -214,8 +199,7 @@ class GraphLaws:
     async def test_a_tombstone_hides_at_once_with_all_below_and_vacuum_deletes(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await branched(store, clock)
+        store, _ = await make.branched(open_store, clock)
         assert await store.tombstone_nodes(S, ["m2", "nowhere"]) == 2
         assert await store.load_node(S, "m3") is None
         assert await all_ids(store) == ["m1", "b2"]

@@ -64,8 +64,7 @@ class IngressLaws:
     async def test_inputs_are_listed_in_the_order_they_came_each_session_by_itself(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         for index in range(3):
             await make.enqueue(store, f"a{index}")
             await make.enqueue(open_store(), f"b{index}", session_id="s2")
@@ -89,8 +88,7 @@ class IngressLaws:
         assert await store.inputs(S, pending_only=True) == (stored,)
 
     async def test_an_unknown_input_or_key_is_none(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.enqueue(store, "i1", key="k")
         assert await store.turn_input("s2", "i1") is None
         assert await store.find_input("nothing") is None
@@ -100,8 +98,7 @@ class IngressLaws:
     async def test_what_is_unsettled_is_listed_from_a_place_on_whoever_holds_it(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.enqueue(store, "used")
         await settle(store, clock)
         await make.enqueue(store, "dropped")
@@ -145,8 +142,7 @@ class IngressLaws:
         assert len(await store.inputs(S, pending_only=False)) == 1
 
     async def test_a_key_belongs_to_its_session(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.enqueue(store, "i1", "text", key="k")
         other = await make.enqueue(store, "i2", "other", key="k", session_id="s2")
         assert other.input_id == "i2"
@@ -161,8 +157,7 @@ class IngressLaws:
         assert len(await stores[0].inputs(S, pending_only=False)) == 1
 
     async def test_an_input_id_is_used_once_in_all_sessions(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.enqueue(store, "i1")
         for session_id in (S, "s2"):
             with pytest.raises(ConflictError) as caught:
@@ -172,8 +167,7 @@ class IngressLaws:
     async def test_a_vacuum_frees_the_keys_of_settled_inputs_and_counts_them(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.enqueue(store, "i1", "text", key="k")
         await make.enqueue(store, "x1", session_id="s2")
         await store.cancel_turn_inputs("s2", [ByInputId("x1")])
@@ -227,8 +221,7 @@ class IngressLaws:
     async def test_a_set_is_judged_in_the_order_given_with_missing_and_repeated_targets(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.enqueue(store, "done", key="host:done")
         await settle(store, clock)
         await make.enqueue(store, "i1", key="host:k")
@@ -280,8 +273,7 @@ class IngressLaws:
     async def test_who_cancels_under_a_name_finds_what_it_took_out_and_nothing_else(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         for name in ("a", "b", "c"):
             await make.enqueue(store, name)
         await make.enqueue(store, "foreign", session_id="s2")
@@ -328,8 +320,7 @@ class IngressLaws:
     async def test_a_suffix_covers_every_row_from_the_anchor_on_and_leaves_held_ones(
         self, open_store: OpenStore, clock: MovableClock, anchor: PendingTurnInputCancelTarget
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         lane = await make.start(store, clock, "t1")
         await make.enqueue(store, "i0")
         await make.enqueue(store, "i1", key="host:i1")
@@ -361,8 +352,7 @@ class IngressLaws:
     async def test_a_missing_or_foreign_anchor_changes_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.enqueue(store, "i1")
         await make.enqueue(store, "foreign", session_id="s2")
         mark = await store.change_mark()

@@ -135,8 +135,7 @@ class InputClaimLaws:
     async def test_a_fence_that_is_dead_or_forged_claims_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = await make.start(store, clock, "t1")
+        store, lane = await make.running(open_store, clock)
         fence = make.fence_of_lane(lane)
         await make.enqueue(store, "i1")
         await make.enqueue(store, "i2", ingress=ActiveTurn("t1"))

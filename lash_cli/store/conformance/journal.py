@@ -218,8 +218,7 @@ class JournalLaws:
     async def test_the_lane_holder_takes_over_what_an_earlier_generation_left_without_waiting(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         old = await take_lane(store, clock, "one")
         await store.journal_prepare(claim_of(clock, "a", fence=old))
         assert (await store.journal_prepare(claim_of(clock, "b", fence=old))).kind == "held"
@@ -231,8 +230,7 @@ class JournalLaws:
     async def test_a_dead_fence_can_neither_claim_nor_record_nor_finish(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         old = await take_lane(store, clock, "one")
         await store.journal_prepare(claim_of(clock, "a", fence=old))
         await store.release_lease(old)
@@ -249,8 +247,7 @@ class JournalLaws:
     async def test_a_fence_dies_at_the_moment_its_lease_expires(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         fence = await take_lane(store, clock, "one")
         clock.tick(TTL_MS / 1000)
         with pytest.raises(SessionExecutionLeaseExpired):

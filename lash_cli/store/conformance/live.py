@@ -158,8 +158,7 @@ class LiveLaws(LogLaws):
     async def test_a_log_that_was_kept_goes_on_for_old_cursors(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         await show(store, clock, fence, [prose("a"), prose("b")])
         start = (await after(store, SessionCursor(GENESIS, 0, 0, make.SESSION)))[0].cursor
         await store.aclose()
@@ -170,8 +169,7 @@ class LiveLaws(LogLaws):
     async def test_a_commit_takes_along_what_its_turn_has_shown_in_front_of_what_it_announces(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
         start = await cursor_of(store)
         rings: list[int] = []
@@ -190,8 +188,7 @@ class LiveLaws(LogLaws):
     async def test_a_commit_of_no_turn_names_the_head_it_leaves(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1", "u2"])))
         start = await cursor_of(store)
         for revision, leaf in enumerate(("u1", None), start=1):
@@ -223,8 +220,7 @@ class LiveLaws(LogLaws):
     async def test_a_commit_that_is_refused_shows_nothing_of_what_it_would_have_taken_along(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         start = await cursor_of(store)
         with pytest.raises(ConflictError):
             await store.commit_runtime_state(
@@ -237,16 +233,14 @@ class LiveLaws(LogLaws):
     async def test_a_commit_answered_from_its_stamp_announces_nothing(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"]), turn=make.stamp()))
         tail = await cursor_of(store)
         again = await store.commit_runtime_state(make.commit(fence, make.append(["u1"]), turn=make.stamp()))
         assert again.replayed and await after(store, tail) == ()
 
     async def test_a_commit_that_fails_announces_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         start = await cursor_of(store)
         with pytest.raises(ConflictError):
             await store.commit_runtime_state(make.commit(fence, make.append(["u1"], parent="nobody")))
@@ -255,8 +249,7 @@ class LiveLaws(LogLaws):
     async def test_what_a_session_stands_as_is_told_when_it_changes_and_moves_no_revision(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
         start = await cursor_of(store)
         for closed_at_ms, parked_at_ms in ((None, 1), (None, 2), (3, None), (None, None), (None, None)):
@@ -269,8 +262,7 @@ class LiveLaws(LogLaws):
     async def test_a_commit_beyond_what_one_look_brings_is_not_missed(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         await show(store, clock, fence, [prose("first")])
         start = await cursor_of(store)
         # Two turns by turns have a row for each of theirs.
@@ -282,8 +274,7 @@ class LiveLaws(LogLaws):
         assert [event.revision for event in await after(store, looked.events[-1].cursor)] == [0, 1]
 
     async def test_a_first_history_replaces_none(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         await show(store, clock, fence, [prose("before")])
         start = await cursor_of(store)
         commit = make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1"), turn=make.stamp(), outbox=[make.wake()])
@@ -294,8 +285,7 @@ class LiveLaws(LogLaws):
         assert [event.revision for event in told] == [0, 1, 1, 1]
 
     async def test_a_replaced_history_continues_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         start = await cursor_of(store)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
         tail = await cursor_of(store)
@@ -320,8 +310,7 @@ class LiveLaws(LogLaws):
     async def test_a_take_over_retracts_exactly_what_stands_of_the_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        fence = await started(store, clock)
+        store, fence = await make.held(open_store, clock)
         other = TurnActivity(make.SESSION, "t0", "other", AssistantProseDelta("earlier turn"), 1, "a0")
         thought = TurnActivity(make.SESSION, TURN, "thought", ReasoningShown("hm"), 1, "a1")
         reset = TurnActivity(make.SESSION, TURN, "reset", ModelAttemptReset(("gone",)), 1, "a2")

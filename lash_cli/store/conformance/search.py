@@ -15,7 +15,7 @@ from lash_cli.errors import UsageError
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionFork
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.factory import MovableClock, OpenStore
-from lash_cli.store.conformance.forks import fork, source
+from lash_cli.store.conformance.forks import fork
 from lash_cli.store.shelf_records import FoundMessage, SearchPage, SearchRequest
 
 S = make.SESSION
@@ -238,8 +238,7 @@ class SearchLaws:
     async def test_what_is_hidden_and_beside_the_path_of_a_fork_is_found_for_nobody(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await source(store, clock)
+        store, _ = await make.branched(open_store, clock)
         await fork(store, clock)
         assert set(await found(store, "text")) == {"m1", "m2", "m3", "b2"}
         await store.tombstone_nodes(S, ["m2"])

@@ -43,15 +43,16 @@ async def snapshot(store: RuntimePersistence) -> object:
     )
 
 
-async def busy_turn(store: RuntimePersistence, clock: MovableClock) -> tuple[LaneGranted, CheckpointClaims]:
+async def busy_turn(
+    open_store: OpenStore, clock: MovableClock
+) -> tuple[RuntimePersistence, LaneGranted, CheckpointClaims]:
     """A turn that took input and work at a checkpoint."""
-    await make.create(store, clock)
-    lane = await make.start(store, clock, "t1")
+    store, lane = await make.running(open_store, clock)
     await make.enqueue(store, "steer", ingress=ActiveTurn("t1"))
     await make.put(store, make.wake())
     claims = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
     assert claims.inputs is not None and claims.work is not None
-    return lane, claims
+    return store, lane, claims
 
 
 class SettlementLaws:
@@ -60,8 +61,7 @@ class SettlementLaws:
     async def test_one_commit_settles_both_families_stores_the_outbox_and_finishes_the_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        lane, claims = await busy_turn(store, clock)
+        store, lane, claims = await busy_turn(open_store, clock)
         commit = make.commit(
             make.fence_of_lane(lane),
             make.append(["m1"]),
@@ -97,8 +97,7 @@ class SettlementLaws:
     async def test_a_commit_that_fails_in_any_part_changes_nothing(
         self, open_store: OpenStore, clock: MovableClock, fault: str
     ) -> None:
-        store = open_store()
-        lane, claims = await busy_turn(store, clock)
+        store, lane, claims = await busy_turn(open_store, clock)
         await make.create(store, clock, "s2")
         inputs, work = claims.inputs, claims.work
         assert inputs is not None and work is not None
@@ -218,8 +217,7 @@ class SettlementLaws:
     async def test_a_commit_says_whether_anything_waits_behind_it(
         self, open_store: OpenStore, clock: MovableClock, waiting: str, expected: bool
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.enqueue(store, "foreign", session_id="s2")
         lane = await make.start(store, clock, "t1")
         outbox = []
@@ -262,8 +260,7 @@ class SettlementLaws:
         assert released.has_waiting, "a generation that ends gives its claims back"
 
     async def test_a_committed_turn_holds_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        lane, claims = await busy_turn(store, clock)
+        store, lane, claims = await busy_turn(open_store, clock)
         await store.commit_runtime_state(
             make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim, defer="t1")
         )

@@ -165,8 +165,7 @@ class WaitLaws:
         assert (await store.resolve_wait(elsewhere, ResolvedOk(1), now_ms)).kind == "accepted"
 
     async def test_deleting_a_session_revokes_its_waits(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         key = await store.wait_key(SCOPE, CustomWait("p"))
         await store.register_wait(key, None, clock.now_ms())
         assert await store.delete_session(SESSION, clock.now_ms())
@@ -175,8 +174,7 @@ class WaitLaws:
     async def test_a_cancel_request_put_by_key_stands_at_the_gate_of_the_turn(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         gate = await store.wait_key(SCOPE, TurnCancelGateWait())
         request = CancelRequested(TurnCancellationEvidence("r1", "cli", "stop"))
         assert await store.register_wait(gate, None, clock.now_ms()) is None
@@ -192,8 +190,7 @@ class WaitLaws:
     async def test_only_the_commit_seals_a_turn(
         self, open_store: OpenStore, clock: MovableClock, wait: WaitIdentity
     ) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         key = await store.wait_key(SCOPE, wait)
         with pytest.raises(EffectError) as caught:
             await store.resolve_wait(key, ResolvedOk(to_builtins(CompletionSealed())), clock.now_ms())
@@ -201,8 +198,7 @@ class WaitLaws:
         assert await store.peek_wait(key) is None
 
     async def test_the_sweep_spares_turn_control(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await make.create(store, clock, SESSION)
+        store = await make.opened(open_store, clock, SESSION)
         keys = [await store.wait_key(SCOPE, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
         for key in keys:
             await store.register_wait(key, 1, clock.now_ms())

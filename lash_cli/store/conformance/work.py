@@ -47,8 +47,7 @@ class WorkLaws:
     async def test_batches_are_listed_in_the_order_they_came_each_session_by_itself(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         ids = await make.put(store, make.wake(1), make.command())
         others = await make.put(open_store(), make.wake(1, session_id="s2"))
         later = make.work("later", available_at_ms=clock.now_ms() + 60_000)
@@ -99,8 +98,7 @@ class WorkLaws:
     async def test_a_key_stands_for_what_was_stored_under_it_first(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         first = await store.enqueue_queued_work(make.work("a", source_key="k"))
         again = await open_store().enqueue_queued_work(make.work("b", source_key="k"))
         assert again == first
@@ -144,8 +142,7 @@ class WorkLaws:
     async def test_a_vacuum_takes_settled_batches_of_its_session_and_nothing_else(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         ids = await make.put(store, make.work("a"), make.work("b"), make.work("c", session_id="s2"))
         await store.cancel_queued_work_batch(S, ids[0])
         await store.cancel_queued_work_batch("s2", ids[2])
@@ -168,8 +165,7 @@ class WorkLaws:
     async def test_a_settled_wake_refuses_its_own_and_lower_sequences_even_after_a_vacuum(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         await make.put(store, make.wake(7))
         fence = await make.fence_of(store, clock)
         await settle_work(store, fence, await store.claim_ready_queued_work(fence, "idle", claim_token="ct"))
@@ -206,8 +202,7 @@ class WorkLaws:
     async def test_only_a_batch_nobody_holds_is_cancelled_and_returned_as_it_was(
         self, open_store: OpenStore, clock: MovableClock
     ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         held, free = await make.put(store, make.wake(1), make.wake(2))
         before = await store.queued_work_batch(S, free)
         fence = await make.fence_of(store, clock)

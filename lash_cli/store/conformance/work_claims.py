@@ -162,8 +162,7 @@ class WorkClaimLaws:
         assert await self._claim(store, fence, "idle") == [second]
 
     async def test_sessions_do_not_see_each_others_work(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
-        await make.create(store, clock, "s2")
+        store = await make.opened(open_store, clock, S, "s2")
         (foreign,) = await make.put(store, make.work("b", session_id="s2"))
         (own,) = await make.put(store, make.work("a"))
         fence = await make.fence_of(store, clock)
