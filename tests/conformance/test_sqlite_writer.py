@@ -185,7 +185,7 @@ async def test_a_transaction_that_cannot_be_undone_costs_its_caller_and_nobody_a
         connection.execute(_INSERT, ("undone",))
         raise ValueError("the job's own")
 
-    with pytest.raises(StoreError, match="disk I/O error"):
+    with pytest.raises(ValueError, match="the job's own"):
         await asyncio.wait_for(database.write(failing, durable=True), WAIT_S)
     await asyncio.wait_for(database.write(insert("next"), durable=True), WAIT_S)
     assert names(database) == {"next"}
@@ -353,3 +353,24 @@ async def test_who_cannot_look_after_the_log_fails_no_commit_and_is_asked_again(
         assert written < 20 * len(content), "the log is begun again, and does not hold all that was written"
         await asyncio.sleep(0.02)
     await database.aclose()
+
+
+async def test_what_a_job_raises_is_told_also_where_its_group_is_not_committed(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock)
+    await database.write(insert("first"), durable=True)
+    os.unlink(database_path)
+    held = Held()
+
+    def refuse(connection: sqlite3.Connection) -> None:
+        raise LookupError("mine")
+
+    asked = [asyncio.ensure_future(database.write(held, durable=False))]
+    await asyncio.to_thread(held.has_begun.wait, WAIT_S)
+    asked += [asyncio.ensure_future(database.write(job, durable=True)) for job in (insert("a"), refuse, insert("b"))]
+    await asyncio.sleep(0)
+    held.may_end.set()
+    _, *group = await asyncio.gather(*asked, return_exceptions=True)
+    assert [getattr(error, "code", str(error)) for error in group] == ["store_replaced", "mine", "store_replaced"]
+    database.close()

@@ -414,7 +414,8 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
             failure = told_error(error, self._path)
             for request in group:
-                request.error = failure
+                # What a job raised by itself would be raised again, whatever became of the others.
+                request.error = request.error or failure
             self._take_back()
 
     def _take_back(self) -> None:
