@@ -141,6 +141,11 @@ def _is_equal(given: str, own: str) -> bool:
     return hmac.compare_digest(given.encode(errors="surrogatepass"), own.encode())
 
 
+def unknown_or_revoked() -> EffectError:
+    """The error of a forged key or a revoked session; it does not say which."""
+    return EffectError("await_event_unknown_or_revoked", "this wait is unknown or was revoked")
+
+
 def judge_resolve(state: WaitState, stored: Resolution | None) -> ResolveOutcome:
     """The rule of `resolve`: the first one wins, the others are told what stands."""
     match state:

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
 from lash_cli.core.effect import ExecutionScope, scope_session_id
-from lash_cli.core.protocols import CancelSignal, Clock
+from lash_cli.core.protocols import AwaitEventResolver, CancelSignal, Clock
 from lash_cli.core.wait import (
     AwaitEventKey,
     Resolution,
@@ -33,6 +33,7 @@ from lash_cli.core.wait import (
     is_turn_control,
     judge_resolve,
     mint,
+    unknown_or_revoked,
 )
 from lash_cli.effects.host import MS_PER_S, first_of
 from lash_cli.errors import EffectError
@@ -42,11 +43,6 @@ FIRST_POLL_MS = 25
 LAST_POLL_MS = 1000
 MAX_ARCHIVED_CONTROL_KEYS = 4096
 MAX_REVOKED_SESSIONS = 4096
-
-
-def unknown_or_revoked() -> EffectError:
-    """The error of a forged key or a revoked session; it does not say which."""
-    return EffectError("await_event_unknown_or_revoked", "this wait is unknown or was revoked")
 
 
 class WaitBells:
@@ -80,20 +76,8 @@ class WaitBells:
                 bell.set()
 
 
-class WaitBoard(Protocol):
-    """What a waiter needs of the place where promises are kept."""
-
-    async def peek_await_event(self, key: AwaitEventKey) -> Resolution | None:
-        """What stands; raises `EffectError` when forged or revoked."""
-        ...
-
-    async def resolve_await_event(self, key: AwaitEventKey, resolution: Resolution) -> ResolveOutcome:
-        """Offer a terminal."""
-        ...
-
-
 async def wait_for_terminal(
-    board: WaitBoard,
+    board: AwaitEventResolver,
     key: AwaitEventKey,
     *,
     clock: Clock,
@@ -128,7 +112,9 @@ async def wait_for_terminal(
         poll_ms = min(2 * poll_ms, LAST_POLL_MS)
 
 
-async def _give_up(board: WaitBoard, key: AwaitEventKey, terminal: ResolvedCancelled | ResolvedTimeout) -> Resolution:
+async def _give_up(
+    board: AwaitEventResolver, key: AwaitEventKey, terminal: ResolvedCancelled | ResolvedTimeout
+) -> Resolution:
     """Offer the waiter's own terminal; somebody may have been faster, and then theirs is the answer."""
     if is_turn_control(key.wait):
         what = "cancelled" if isinstance(terminal, ResolvedCancelled) else "timeout"

@@ -61,6 +61,7 @@ from lash_cli.store.base import (
     LaneIdle,
     LaneOutcome,
     LaneRequest,
+    ReadScope,
     RuntimePersistence,
     SessionCreate,
 )
@@ -388,3 +389,14 @@ def idle(outcome: LaneOutcome) -> LaneIdle:
 async def record(store: RuntimePersistence, claim: JournalClaim, outcome: bytes) -> bool:
     """An effect that was never claimed, in the journal by now; False where its key had a row already."""
     return await store.journal_record_later(lambda: JournalRecording(claim, outcome=outcome))
+
+
+async def snapshot(store: RuntimePersistence) -> object:
+    """Everything a failed commit must leave as it was."""
+    return (
+        await store.load_session(SESSION, ReadScope.FULL_GRAPH),
+        await store.session_row(SESSION),
+        await store.inputs(SESSION, pending_only=False),
+        await store.queued_work(SESSION, pending_only=False),
+        await store.turns(SESSION, limit=10),
+    )

@@ -20,21 +20,11 @@ from lash_cli.errors import (
     TurnCancelWon,
     TurnInputClaimSuperseded,
 )
-from lash_cli.store.base import ReadScope, RuntimePersistence
+from lash_cli.store.base import ReadScope
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.factory import MovableClock, OpenStore
 
 S = make.SESSION
-
-
-async def snapshot(store: RuntimePersistence) -> object:
-    """Everything a failed commit must leave as it was."""
-    return (
-        await store.load_session(S, ReadScope.FULL_GRAPH),
-        await store.session_row(S),
-        await store.inputs(S, pending_only=False),
-        await store.turns(S, limit=10),
-    )
 
 
 class CommitLaws:
@@ -165,7 +155,7 @@ class CommitLaws:
         proposal = make.commit(fence, make.append(["m1"]), turn=make.stamp(), usage_deltas=(make.usage(),))
         first = await store.commit_runtime_state(proposal)
         clock.tick(make.TTL_MS / 1000)
-        before = await snapshot(store)
+        before = await make.snapshot(store)
         replayed = await open_store().commit_runtime_state(proposal)
         assert replayed.replayed and not first.replayed
         assert (replayed.head_revision, replayed.leaf_node_id, replayed.checkpoint_ref) == (
@@ -175,7 +165,7 @@ class CommitLaws:
         )
         with pytest.raises(RuntimeTurnCommitConflict):
             await store.commit_runtime_state(make.commit(fence, make.append(["m9"]), turn=make.stamp("t1", "h2")))
-        assert await snapshot(store) == before
+        assert await make.snapshot(store) == before
 
     async def test_a_replayed_stamp_performs_the_release_but_never_a_successors(
         self, open_store: OpenStore, clock: MovableClock
@@ -195,10 +185,10 @@ class CommitLaws:
         store = await make.opened(open_store, clock)
         stale = await make.fence_of(store, clock)
         clock.tick(make.TTL_MS / 1000)
-        before = await snapshot(store)
+        before = await make.snapshot(store)
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.commit_runtime_state(make.commit(stale, make.append(["m1"])))
-        assert await snapshot(store) == before
+        assert await make.snapshot(store) == before
         current = await make.fence_of(store, clock, "b")
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.commit_runtime_state(make.commit(stale, make.append(["m1"])))
@@ -208,7 +198,7 @@ class CommitLaws:
         store = await make.opened(open_store, clock)
         lane = make.granted(await store.open_lane(make.lane_request(clock)))
         fence = make.fence_of_lane(lane)
-        before = await snapshot(store)
+        before = await make.snapshot(store)
         assert lane.claim is not None
         stolen = type(lane.claim)(S, lane.claim.claim_id, "other-token", 1, "t1", lane.claim.inputs)
         partial = type(lane.claim)(S, lane.claim.claim_id, lane.claim.claim_token, 1, "t1", ())
@@ -224,7 +214,7 @@ class CommitLaws:
         for proposal, expected_error in wrong:
             with pytest.raises(expected_error):
                 await store.commit_runtime_state(proposal)
-            assert await snapshot(store) == before
+            assert await make.snapshot(store) == before
 
     async def test_a_commit_beyond_the_budget_is_refused(self, open_store: OpenStore, clock: MovableClock) -> None:
         store, fence = await make.held(open_store, clock)
@@ -257,12 +247,12 @@ class CommitLaws:
     ) -> None:
         store, fence = await make.held(open_store, clock)
         assert await open_store().request_turn_cancel(S, "t1", make.evidence(), 1) is None
-        before = await snapshot(store)
+        before = await make.snapshot(store)
         for late in (make.stamp(), make.stamp(cancellation=make.evidence("r2"))):
             with pytest.raises(TurnCancelWon) as caught:
                 await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=late))
             assert caught.value.details["evidence"]["request_id"] == "r1"
-        assert await snapshot(store) == before
+        assert await make.snapshot(store) == before
         won = make.stamp(cancellation=make.evidence())
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=won))
         assert await store.cancel_gate(S, "t1") == CancelRequested(make.evidence())

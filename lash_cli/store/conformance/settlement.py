@@ -22,7 +22,7 @@ from lash_cli.errors import (
     SessionExecutionLeaseExpired,
     TurnInputClaimSuperseded,
 )
-from lash_cli.store.base import LaneGranted, ReadScope, RuntimePersistence
+from lash_cli.store.base import LaneGranted, RuntimePersistence
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.factory import MovableClock, OpenStore
 from lash_cli.store.queueing import CheckpointClaims
@@ -30,17 +30,6 @@ from lash_cli.store.queueing import CheckpointClaims
 S = make.SESSION
 TTL_SECONDS = make.TTL_MS / 1000
 HANDOFF = frame_task_draft(S, "t1", AgentFrameTask("f2", "go on"))
-
-
-async def snapshot(store: RuntimePersistence) -> object:
-    """Everything a failed commit must leave as it was."""
-    return (
-        await store.load_session(S, ReadScope.FULL_GRAPH),
-        await store.session_row(S),
-        await store.inputs(S, pending_only=False),
-        await store.queued_work(S, pending_only=False),
-        await store.turns(S, limit=10),
-    )
 
 
 async def busy_turn(
@@ -119,7 +108,7 @@ class SettlementLaws:
         else:
             empty = QueuedWorkBatchDraft(S, (), DeliveryPolicy.EARLIEST_SAFE_BOUNDARY, SlotPolicy.JOIN)
             outbox, error = [HANDOFF, empty], InvalidQueuedWorkBatch
-        before = await snapshot(store)
+        before = await make.snapshot(store)
         with pytest.raises(error):
             await store.commit_runtime_state(
                 make.commit(
@@ -133,7 +122,7 @@ class SettlementLaws:
                     usage_deltas=(make.usage(),),
                 )
             )
-        assert await snapshot(store) == before
+        assert await make.snapshot(store) == before
         assert await store.queued_work("s2", pending_only=False) == ()
 
     async def test_a_stale_completion_is_rejected_and_changes_nothing(
@@ -153,7 +142,7 @@ class SettlementLaws:
             await store.claim_next_turn_inputs(fence, claim_token="new"),
             await store.claim_ready_queued_work(fence, "idle", claim_token="new"),
         )
-        before = await snapshot(store)
+        before = await make.snapshot(store)
         for presented, claims, error in (
             (old_fence, old, SessionExecutionLeaseExpired),
             (fence, (old[0], None), TurnInputClaimSuperseded),
@@ -163,7 +152,7 @@ class SettlementLaws:
                 await store.commit_runtime_state(
                     make.commit(presented, make.append(["m1"]), claim=claims[0], work=[claims[1]])
                 )
-            assert await snapshot(store) == before
+            assert await make.snapshot(store) == before
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), claim=new[0], work=[new[1]]))
         assert (await store.demand(S)).has_claimable is False
 
@@ -185,12 +174,12 @@ class SettlementLaws:
         fence = await make.fence_of(store, clock)
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), work=[claim]))
-        before = await snapshot(store)
+        before = await make.snapshot(store)
         with pytest.raises(QueuedWorkClaimSuperseded):
             await store.commit_runtime_state(
                 make.commit(fence, make.append(["m2"], parent="m1"), expected=1, work=[claim])
             )
-        assert await snapshot(store) == before
+        assert await make.snapshot(store) == before
 
     async def test_the_outbox_of_a_key_seen_before_answers_with_what_stands_there(
         self, open_store: OpenStore, clock: MovableClock

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from typing import Final
 
 from lash_cli.core.effect import QueueDrainScope, SessionDeleteScope, TurnScope, scope_key
 from lash_cli.core.lease import is_row_live
@@ -20,16 +21,9 @@ from lash_cli.store.sqlite.places import place_at, places
 from lash_cli.store.sqlite.sessions import find_session
 
 _TOMBSTONE = "INSERT OR IGNORE INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?)"
-_DELETE_BY_KEY = (
-    "DELETE FROM frames WHERE session_key = ?",
-    "DELETE FROM turns WHERE session_key = ?",
-    "DELETE FROM turn_cancels WHERE session_key = ?",
-    "DELETE FROM usage_deltas WHERE session_key = ?",
-    "DELETE FROM inputs WHERE session_key = ?",
-    "DELETE FROM queued_work WHERE session_key = ?",
-    "DELETE FROM wake_fences WHERE session_key = ?",
-    "DELETE FROM sessions WHERE session_key = ?",
-)
+# Tables whose rows belong to a session and go with it. Nodes and attachments may outlive theirs for the sake of a fork.
+OWNED: Final = ("frames", "turns", "turn_cancels", "usage_deltas", "inputs", "queued_work", "wake_fences", "live_log")
+_DELETE_BY_KEY = tuple(f"DELETE FROM {table} WHERE session_key = ?" for table in (*OWNED, "sessions"))
 _DELETE_NODES = "DELETE FROM nodes WHERE place BETWEEN ? AND ?"
 _DELETE_NODE = "DELETE FROM nodes WHERE place = ?"
 _NODE_SEQS = "SELECT seq FROM nodes WHERE place BETWEEN ? AND ?"

@@ -22,17 +22,16 @@ from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import CorruptNode
+from lash_cli.store.sqlite.deletion import OWNED
 from lash_cli.store.sqlite.lineage import HIDDEN_OF_RUN, Run, Segment, is_whole, key_at, runs_to_root, segments_of
 from lash_cli.store.sqlite.places import place_at, places, sql_place, sql_places
 from lash_cli.store.sqlite.stamps import StoredResult, StoredSummary
 
 SHOWN: Final = 20
 _INTEGRITY = f"PRAGMA integrity_check({SHOWN})"
-# Tables whose rows belong to a session and go with it. Nodes and attachments may outlive theirs for the sake of a fork.
-_OWNED: Final = ("frames", "turns", "turn_cancels", "usage_deltas", "inputs", "queued_work", "wake_fences", "live_log")
 _OWNERLESS: Final = {
     table: f"SELECT DISTINCT session_key FROM {table} WHERE session_key NOT IN (SELECT session_key FROM sessions)"
-    for table in _OWNED
+    for table in OWNED
 }
 _SESSIONS = """
 SELECT session_key, session_id, next_seq, leaf_seq, CAST(components AS BLOB) FROM sessions ORDER BY 1

@@ -15,7 +15,7 @@ from lash_cli.core.outcome import CancelGate, CancelRequested, CompletionSealed,
 from lash_cli.store.base import TurnRecord
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.places import sql_place
-from lash_cli.store.sqlite.sessions import read_session
+from lash_cli.store.sqlite.sessions import read_session, refuse_missing
 from lash_cli.store.sqlite.stamps import decode_summary
 
 _TURN_COLUMNS = f"""
@@ -33,7 +33,6 @@ _TURNS = (
 )
 _UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' AND t.session_key = ? ORDER BY t.turn_index"
 _ALL_UNFINISHED = "SELECT" + _TURN_COLUMNS + "WHERE t.state = 'running' ORDER BY t.started_at_ms"
-_STATE = "SELECT state FROM turns WHERE session_key = ? AND turn_id = ?"
 # What every process with running turns looks at 20 times a second: the few rows of the index of running turns.
 _REQUESTS = """
 SELECT s.session_id, t.turn_id, c.gate FROM turns t INDEXED BY turns_running
@@ -42,26 +41,27 @@ JOIN sessions s ON s.session_key = t.session_key
 WHERE t.state = 'running'
 """
 _STANDING = """
-SELECT c.gate, t.state FROM sessions s
+SELECT c.gate, t.state, s.session_key FROM sessions s
 LEFT JOIN turn_cancels c ON c.session_key = s.session_key AND c.turn_id = ?1
 LEFT JOIN turns t ON t.session_key = s.session_key AND t.turn_id = ?1
 WHERE s.session_id = ?2
 """
-_GATE = "SELECT gate FROM turn_cancels WHERE session_key = ? AND turn_id = ?"
 # First one wins; completion wins by committing the turn row (contract 01 §6.6).
 _REQUEST = "INSERT INTO turn_cancels (session_key, turn_id, gate, requested_at_ms) VALUES (?, ?, ?, ?)"
-
-
-def read_gate(connection: sqlite3.Connection, session_key: int, turn_id: str) -> TurnCancellationEvidence | None:
-    """The cancel request at the gate of a turn."""
-    row = connection.execute(_GATE, (session_key, turn_id)).fetchone()
-    return None if row is None else request_at(row[0])
 
 
 def request_at(stored_gate: str) -> TurnCancellationEvidence | None:
     """The cancel request a stored gate holds."""
     gate: CancelGate = decode_any(stored_gate, CancelGate)
     return gate.cancellation if isinstance(gate, CancelRequested) else None
+
+
+def _gate_of(stored_gate: str | None, state: str | None) -> CancelGate | None:
+    """What stands at the gate of a turn whose row says `state`."""
+    requested = None if stored_gate is None else request_at(stored_gate)
+    if requested is not None:
+        return CancelRequested(requested)
+    return CompletionSealed() if state == "committed" else None
 
 
 def write_gate(
@@ -72,20 +72,9 @@ def write_gate(
 
 
 def _record(row: Any) -> TurnRecord:
-    session_id, turn_id, state, turn_index, started_at_ms, origin, summary, revision, first, last, generation = row
-    return TurnRecord(
-        session_id,
-        turn_id,
-        state,
-        turn_index,
-        started_at_ms,
-        origin,
-        None if summary is None else decode_summary(summary, started_at_ms),
-        revision,
-        first,
-        last,
-        generation,
-    )
+    session_id, turn_id, state, turn_index, started_at_ms, origin, summary, *rest = row
+    ended = None if summary is None else decode_summary(summary, started_at_ms)
+    return TurnRecord(session_id, turn_id, state, turn_index, started_at_ms, origin, ended, *rest)
 
 
 def read_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> TurnRecord | None:
@@ -134,8 +123,11 @@ class Lanes:
         """See `base.LaneStore.request_turn_cancel`. A turn that has not started yet can be cancelled too."""
 
         def job(connection: sqlite3.Connection) -> CancelGate | None:
-            key = read_session(connection, session_id).key
-            standing = _gate(connection, key, turn_id)
+            row = connection.execute(_STANDING, (turn_id, session_id)).fetchone()
+            if row is None:
+                refuse_missing(connection, session_id)
+            gate, state, key = row
+            standing = _gate_of(gate, state)
             if standing is None:
                 write_gate(connection, key, turn_id, evidence, now_ms)
             return standing
@@ -148,11 +140,8 @@ class Lanes:
         if not rows:
             self._db.read(lambda connection: read_session(connection, session_id))
             return None
-        gate, state = rows[0]
-        requested = None if gate is None else request_at(gate)
-        if requested is not None:
-            return CancelRequested(requested)
-        return CompletionSealed() if state == "committed" else None
+        gate, state, _ = rows[0]
+        return _gate_of(gate, state)
 
     async def cancel_requests(self) -> tuple[tuple[str, str, TurnCancellationEvidence], ...]:
         """See `base.LaneStore.cancel_requests`."""
@@ -162,11 +151,3 @@ class Lanes:
             if evidence is not None:
                 found.append((session_id, turn_id, evidence))
         return tuple(found)
-
-
-def _gate(connection: sqlite3.Connection, session_key: int, turn_id: str) -> CancelGate | None:
-    requested = read_gate(connection, session_key, turn_id)
-    if requested is not None:
-        return CancelRequested(requested)
-    row = connection.execute(_STATE, (session_key, turn_id)).fetchone()
-    return CompletionSealed() if row is not None and row[0] == "committed" else None

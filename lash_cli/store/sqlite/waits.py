@@ -37,6 +37,7 @@ from lash_cli.core.wait import (
     is_turn_control,
     judge_resolve,
     mint,
+    unknown_or_revoked,
 )
 from lash_cli.errors import EffectError, StoreUnusable
 from lash_cli.store.sqlite.answers import whole_outcome
@@ -101,10 +102,6 @@ WHERE sessions.session_id = :session_id
 _ControlRow = tuple[int, str | None, str | None, int | None, int | None]
 
 _SEALED: Final = ResolvedOk(to_builtins(CompletionSealed()))
-
-
-def _unknown_or_revoked() -> EffectError:
-    return EffectError("await_event_unknown_or_revoked", "this wait is unknown or was revoked")
 
 
 def _is_deleted(connection: sqlite3.Connection, scope: ExecutionScope) -> bool:
@@ -235,7 +232,7 @@ class Waits:
 
     def _require_authentic(self, connection: sqlite3.Connection, key: AwaitEventKey) -> None:
         if not is_authentic(self._secret_of(connection), key):
-            raise _unknown_or_revoked()
+            raise unknown_or_revoked()
 
     async def wait_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey:
         """Mint a key; writes nothing.
@@ -247,7 +244,7 @@ class Waits:
         def make(connection: sqlite3.Connection) -> AwaitEventKey:
             key = mint(self._secret_of(connection), scope, wait)
             if _is_deleted(connection, scope):
-                raise _unknown_or_revoked()
+                raise unknown_or_revoked()
             return key
 
         return self._database.read(make)
@@ -275,7 +272,7 @@ class Waits:
             self._require_authentic(connection, key)
             state, resolution = _look(connection, key)
             if state is WaitState.REVOKED:
-                raise _unknown_or_revoked()
+                raise unknown_or_revoked()
             return resolution
 
         return self._database.read(peek)
@@ -291,7 +288,7 @@ class Waits:
             self._require_authentic(connection, key)
             state, resolution = _look(connection, key)
             if state is WaitState.REVOKED:
-                raise _unknown_or_revoked()
+                raise unknown_or_revoked()
             if state is not WaitState.RESOLVED:
                 connection.execute(_REGISTER, (*_identity(key), deadline_ms, now_ms))
             return resolution
