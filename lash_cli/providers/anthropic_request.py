@@ -20,19 +20,14 @@ from lash_cli.core.codec import encode
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
-    CodePart,
-    ErrorPart,
     ExternalUrl,
     Inline,
     Message,
-    OutputPart,
     Part,
-    ProsePart,
     ProviderFile,
     ReasoningPart,
     Role,
     Stored,
-    TextPart,
     ToolCallPart,
     ToolResultPart,
 )
@@ -44,7 +39,7 @@ from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_re
 from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
-from lash_cli.providers.past import fenced, past_name, past_object
+from lash_cli.providers.past import attached_words, past_name, past_object, system_words, words_of
 from lash_cli.providers.prefix import Frame, Piece, PrefixCache
 from lash_cli.providers.reasoning import Budget, Effort, ToggleOff, intent_of, refused
 from lash_cli.providers.schemas import project
@@ -119,7 +114,7 @@ class AnthropicEncoder:
         head = b"{"
         if request.tools:
             head += b'"tools":[' + marked_last(self._encoded_tools(request.tools), marks.tool) + b"],"
-        system = [encode(_text_block(text)) for text in _system_texts(request) if text.strip()]
+        system = [encode(_text_block(text)) for text in system_words(request)]
         if system:
             head += b'"system":[' + marked_last(system, marks.system) + b"],"
         head += b'"messages":['
@@ -215,7 +210,7 @@ class AnthropicEncoder:
                     "type": "tool_use",
                 }
             case _:
-                return _readable_block(part)
+                return _readable(words_of(part))
 
     def _reasoning_block(self, part: ReasoningPart) -> dict[str, Any] | None:
         """Thinking as this route signed it; without that proof it is text like any other."""
@@ -230,7 +225,7 @@ class AnthropicEncoder:
     def _user_block(self, part: Part) -> dict[str, Any] | None:
         if isinstance(part, AttachmentPart):
             return self._attachment(part.attachment)
-        return _readable_block(part)
+        return _readable(words_of(part))
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
         scope = self._credential_scope
@@ -306,16 +301,6 @@ def _tools(tools: Iterable[LlmToolSpec]) -> list[bytes]:
     ]
 
 
-def _system_texts(request: LlmRequest) -> list[str]:
-    """The system prompt and the system messages the conversation begins with; later ones are the user's."""
-    texts = [request.system]
-    for message in request.messages:
-        if message.role is not Role.SYSTEM:
-            break
-        texts += [block["text"] for part in message.parts if (block := _readable_block(part)) is not None]
-    return texts
-
-
 def _framed(blocks: Sequence[dict[str, Any]], role: str, *, told_apart: bool = False) -> Piece:
     """The blocks of one message, and where marks go: before the last brace of a block."""
     data = bytearray()
@@ -328,22 +313,9 @@ def _framed(blocks: Sequence[dict[str, Any]], role: str, *, told_apart: bool = F
     return Piece(bytes(data), text_end, block_end, role if data else "", told_apart)
 
 
-def _readable_block(part: Part) -> dict[str, Any] | None:
-    """A part that is text on this wire; None for one that is not, or is blank."""
-    match part:
-        case TextPart(content=text, label=label):
-            return _readable(text if label is None else f"[{label}]\n{text}")
-        case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
-            return _readable(text)
-        case CodePart():
-            return _text_block(fenced(part))
-        case _:
-            return None
-
-
-def _readable(text: str) -> dict[str, Any] | None:
-    """A text block; None for blank text, which this wire refuses."""
-    return _text_block(text) if text.strip() else None
+def _readable(text: str | None) -> dict[str, Any] | None:
+    """A text block; None for no text and for blank text, which this wire refuses."""
+    return _text_block(text) if text and text.strip() else None
 
 
 def _text_block(text: str) -> dict[str, Any]:
@@ -362,7 +334,7 @@ def _result_block(part: ToolResultPart) -> dict[str, Any]:
 def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:
     """Attachment bytes as the block their media type asks for; text is sent as words."""
     if is_text(media_type):
-        return _text_block(f"[{label or 'attachment'}]\n{data.decode('utf-8', errors='replace')}")
+        return _text_block(attached_words(data, label))
     source = {"data": base64.b64encode(data).decode("ascii"), "media_type": media_type, "type": "base64"}
     kind = _block_type(media_type)
     return {"source": source, "type": kind} | ({"title": label} if label and kind == "document" else {})

@@ -19,19 +19,14 @@ from lash_cli.core.codec import encode, sha256_hex
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
-    CodePart,
-    ErrorPart,
     ExternalUrl,
     Inline,
     Message,
-    OutputPart,
     Part,
-    ProsePart,
     ReasoningPart,
     ReasoningReplay,
     Role,
     Stored,
-    TextPart,
     ToolCallPart,
     ToolResultPart,
 )
@@ -43,7 +38,14 @@ from lash_cli.providers.caching import CacheMarks, dialect_of, fitted, marked_la
 from lash_cli.providers.chat_stream import THINKING_BLOCKS
 from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
-from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, fenced, past_arguments, past_name
+from lash_cli.providers.past import (
+    SIGNATURE_PLACEHOLDER,
+    attached_words,
+    past_arguments,
+    past_name,
+    system_words,
+    words_of,
+)
 from lash_cli.providers.prefix import Encode, Frame, Piece, PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
@@ -102,7 +104,7 @@ class ChatEncoder:
         is_marked = dialect_of(request.model, self._dialect.cache_control) is not None
         options = self._dialect.encoded(self._options(request, marks), request, _WORDS)
         head = b'{"messages":['
-        system = _system_text(request)
+        system = "\n\n".join(system_words(request))
         if system and is_marked:
             block = marked_last([encode(_text_block(system))], marks.system)
             head += b'{"content":[' + block + b'],"role":"system"}'
@@ -233,7 +235,7 @@ class _MessageEncoder:
         return Piece(encode("\n\n".join(block["text"] for block in blocks))[1:-1], frame="text")
 
     def _assistant(self, message: Message) -> list[dict[str, Any]]:
-        text = "".join(_texts(message.parts))
+        text = "".join(filter(None, map(words_of, message.parts)))
         calls = [
             {
                 "function": {"arguments": past_arguments(part.input_json), "name": past_name(part.tool_name)},
@@ -289,17 +291,10 @@ class _MessageEncoder:
         }
 
     def _block(self, part: Part) -> dict[str, Any] | None:
-        match part:
-            case TextPart(content=text, label=label):
-                return _text_block(text if label is None else f"[{label}]\n{text}")
-            case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
-                return _text_block(text)
-            case CodePart():
-                return _text_block(fenced(part))
-            case AttachmentPart(attachment=source):
-                return self._attachment(source)
-            case _:
-                return None
+        if isinstance(part, AttachmentPart):
+            return self._attachment(part.attachment)
+        text = words_of(part)
+        return None if text is None else _text_block(text)
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
         if carrying_refusal(source, _CARRIED) is not None:
@@ -312,16 +307,6 @@ class _MessageEncoder:
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_block(media_type, self._attachment_bytes(source), label or source.attachment_ref)
         refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
-
-
-def _system_text(request: LlmRequest) -> str:
-    """The system prompt and the system messages the conversation begins with, in the one place for them."""
-    texts = [request.system]
-    for message in request.messages:
-        if message.role is not Role.SYSTEM:
-            break
-        texts += _texts(message.parts)
-    return "\n\n".join(text for text in texts if text.strip())
 
 
 def _call_id(identity: str) -> str:
@@ -367,17 +352,6 @@ def _joined(blocks: Sequence[dict[str, Any]]) -> tuple[bytes, int]:
     return bytes(data), end
 
 
-def _texts(parts: tuple[Part, ...]) -> list[str]:
-    """The readable parts of a system or assistant message."""
-    texts = []
-    for part in parts:
-        if isinstance(part, TextPart | ProsePart | OutputPart | ErrorPart):
-            texts.append(part.content)
-        elif isinstance(part, CodePart):
-            texts.append(fenced(part))
-    return texts
-
-
 def _text_block(text: str) -> dict[str, Any]:
     return {"text": text, "type": "text"}
 
@@ -385,7 +359,7 @@ def _text_block(text: str) -> dict[str, Any]:
 def _bytes_block(media_type: str, data: bytes, name: str) -> dict[str, Any]:
     """Attachment bytes as the block their media type asks for."""
     if is_text(media_type):
-        return _text_block(f"[{name}]\n{data.decode('utf-8', errors='replace')}")
+        return _text_block(attached_words(data, name))
     url = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
     if media_type.startswith("image/"):
         return {"image_url": {"url": url}, "type": "image_url"}

@@ -19,19 +19,14 @@ from lash_cli.core.codec import encode
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
-    CodePart,
-    ErrorPart,
     Inline,
     Message,
-    OutputPart,
     Part,
-    ProsePart,
     ProviderFile,
     ReasoningPart,
     ReasoningReplay,
     Role,
     Stored,
-    TextPart,
     ToolCallPart,
     ToolResultPart,
 )
@@ -40,7 +35,7 @@ from lash_cli.core.policy import ModelSpec
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
-from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, fenced, past_name, past_object
+from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, attached_words, past_name, past_object, words_of
 from lash_cli.providers.prefix import Encode, Piece, PrefixCaches
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
 from lash_cli.providers.schemas import project
@@ -200,7 +195,6 @@ class _ContentEncoder:
             return [{"parts": parts, "role": "model"}] if parts else []
         results = [_result(part) for part in message.parts if isinstance(part, ToolResultPart)]
         blocks = [block for part in message.parts if (block := self._block(part)) is not None]
-        blocks = [block for block in blocks if block != {"text": ""}]
         contents = [{"parts": parts, "role": "user"} for parts in (results, blocks) if parts]
         return contents or [{"parts": [{"text": ""}], "role": "user"}]
 
@@ -215,15 +209,10 @@ class _ContentEncoder:
                     signature = self._signature(part.replay) or (SIGNATURE_PLACEHOLDER if needs_placeholder else "")
                     needs_placeholder = False  # only the first call of an answer is looked at
                     parts.append({"functionCall": _call(part), **_signed(signature)})
-                case CodePart():
-                    parts.append({"text": fenced(part)})
-                case (
-                    TextPart(content=text)
-                    | ProsePart(content=text)
-                    | OutputPart(content=text)
-                    | ErrorPart(content=text)
-                ) if text:
-                    parts.append({"text": text})
+                case _:
+                    words = words_of(part)
+                    if words:
+                        parts.append({"text": words})
         return parts
 
     @staticmethod
@@ -245,17 +234,10 @@ class _ContentEncoder:
         return (replay.signature or "") if replay is not None and is_ours else ""
 
     def _block(self, part: Part) -> dict[str, Any] | None:
-        match part:
-            case TextPart(content=text, label=label):
-                return {"text": text if label is None else f"[{label}]\n{text}"}
-            case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
-                return {"text": text}
-            case CodePart():
-                return {"text": fenced(part)}
-            case AttachmentPart(attachment=source):
-                return self._attachment(source)
-            case _:
-                return None
+        if isinstance(part, AttachmentPart):
+            return self._attachment(part.attachment)
+        text = words_of(part)
+        return {"text": text} if text else None
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
         scope = self._credential_scope
@@ -307,5 +289,5 @@ def _signed(signature: str) -> dict[str, str]:
 def _bytes_part(media_type: str, data: bytes, name: str) -> dict[str, Any]:
     """Attachment bytes as a part: text as words that name their source, everything else as it is."""
     if media_type.startswith("text/"):
-        return {"text": f"[{name}]\n{data.decode('utf-8', errors='replace')}"}
+        return {"text": attached_words(data, name)}
     return {"inlineData": {"data": base64.b64encode(data).decode("ascii"), "mimeType": media_type}}

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.codec import decode_written, encode
-from lash_cli.core.content import CodePart
+from lash_cli.core.content import CodePart, ErrorPart, OutputPart, Part, ProsePart, Role, TextPart
+from lash_cli.core.llm import LlmRequest
 
 #: What Gemini takes in place of the signature of a call that it did not make itself.
 SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
@@ -44,9 +45,34 @@ def past_object(raw: str) -> Any:
     return msgspec.Raw(raw.encode()) if _is_object(raw) else _quoted(raw)
 
 
-def fenced(part: CodePart) -> str:
-    """A program as text of a message."""
-    return f"```{part.language}\n{part.content}\n```"
+def words_of(part: Part) -> str | None:
+    """A part as text of a message: a program in a fence, and what has a source behind its name. None for one that has
+    no words, or is no text on every wire."""
+    match part:
+        case TextPart(content=text, label=label):
+            return text if label is None else f"[{label}]\n{text}"
+        case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
+            return text
+        case CodePart(language=language, content=code):
+            return f"```{language}\n{code}\n```"
+        case _:
+            return None
+
+
+def system_words(request: LlmRequest) -> list[str]:
+    """The system prompt and the system messages that the conversation begins with, for the one place that a wire has
+    for them; none that is blank."""
+    texts: list[str | None] = [request.system]
+    for message in request.messages:
+        if message.role is not Role.SYSTEM:
+            break
+        texts += map(words_of, message.parts)
+    return [text for text in texts if text is not None and text.strip()]
+
+
+def attached_words(data: bytes, name: str | None) -> str:
+    """Attached text as words that name their source."""
+    return f"[{name or 'attachment'}]\n{data.decode('utf-8', errors='replace')}"
 
 
 def _is_object(raw: str) -> bool:

@@ -17,19 +17,15 @@ from lash_cli.core.codec import encode, sha256_hex
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
-    CodePart,
-    ErrorPart,
     ExternalUrl,
     Inline,
     Message,
-    OutputPart,
     Part,
     ProsePart,
     ProviderFile,
     ReasoningPart,
     Role,
     Stored,
-    TextPart,
     ToolCallPart,
     ToolResultPart,
 )
@@ -39,7 +35,7 @@ from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_re
 from lash_cli.providers.caching import fitted, prompt_cache_fields
 from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
-from lash_cli.providers.past import fenced, past_arguments, past_name
+from lash_cli.providers.past import attached_words, past_arguments, past_name, system_words, words_of
 from lash_cli.providers.prefix import Encode, Frame, Piece, PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
@@ -121,7 +117,7 @@ class ResponsesEncoder:
             "stream": request.stream,
             "text": {"verbosity": "medium"} | self._text_format(request),
         }
-        instructions = _instructions(request)
+        instructions = "\n\n".join(system_words(request))
         if instructions:
             options["instructions"] = instructions
         options |= self._reasoning_options(request)
@@ -204,13 +200,11 @@ class _ItemEncoder:
                     items.append(_reasoning(replay.item_id, replay.summary, replay.encrypted_content))
                 case ToolCallPart():
                     items.append(_call(part, self._own_id(part) if is_replayed else None))
-                case ProsePart() | TextPart() | OutputPart() | ErrorPart() | CodePart():
+                case _ if text := words_of(part):
                     meta = self._own_meta(part)
                     own = self._own_id(part) if is_replayed else None
-                    said = _output_text(part, meta)
+                    said = _output_text(text, meta)
                     last = items[-1] if items else None
-                    if said is None:
-                        continue
                     if last is not None and last["type"] == "message" and _belongs(own, meta, last):
                         last["content"].append(said)
                     else:
@@ -256,17 +250,10 @@ class _ItemEncoder:
         return meta if meta and meta.get("provider") == self._route else {}
 
     def _block(self, part: Part) -> dict[str, Any] | None:
-        match part:
-            case TextPart(content=text, label=label):
-                return _input_text(text if label is None else f"[{label}]\n{text}")
-            case ProsePart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
-                return _input_text(text)
-            case CodePart():
-                return _input_text(fenced(part))
-            case AttachmentPart(attachment=source):
-                return self._attachment(source)
-            case _:
-                return None
+        if isinstance(part, AttachmentPart):
+            return self._attachment(part.attachment)
+        text = words_of(part)
+        return None if text is None else _input_text(text)
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
         scope = self._credential_scope
@@ -287,20 +274,10 @@ class _ItemEncoder:
                 refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
 
 
-def _instructions(request: LlmRequest) -> str:
-    """The system prompt and the system messages the conversation begins with."""
-    texts = [request.system]
-    for message in request.messages:
-        if message.role is not Role.SYSTEM:
-            break
-        texts += [said["text"] for part in message.parts if (said := _output_text(part, {})) is not None]
-    return "\n\n".join(text for text in texts if text.strip())
-
-
 def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:
     """Attachment bytes as the block their media type asks for; kinds of text this wire has no file for are words."""
     if media_type not in _FILES and is_text(media_type):
-        return _input_text(f"[{label or 'attachment'}]\n{data.decode('utf-8', errors='replace')}")
+        return _input_text(attached_words(data, label))
     url = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
     if media_type in _CARRIED.images:
         return {"detail": "auto", "image_url": url, "type": "input_image"}
@@ -315,16 +292,9 @@ def _input_text(text: str) -> dict[str, Any]:
     return {"text": text, "type": "input_text"}
 
 
-def _output_text(part: Part, meta: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the model wrote, with the annotations its route made; None for nothing."""
-    match part:
-        case CodePart():
-            text = fenced(part)
-        case ProsePart(content=text) | TextPart(content=text) | OutputPart(content=text) | ErrorPart(content=text):
-            pass
-        case _:
-            return None
-    return {"annotations": meta.get("annotations", []), "text": text, "type": "output_text"} if text else None
+def _output_text(text: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model wrote, with the annotations its route made."""
+    return {"annotations": meta.get("annotations", []), "text": text, "type": "output_text"}
 
 
 def _belongs(own_id: str | None, meta: Mapping[str, Any], item: dict[str, Any]) -> bool:
