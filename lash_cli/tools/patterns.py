@@ -68,6 +68,12 @@ def _check_matchable(pattern: str) -> None:
             f"the glob pattern {pattern!r} leads out of the directory that is searched; name the directory in path, and"
             " in the pattern what lies below it",
         )
+    if any(part.startswith(".") for part in pattern.removeprefix("./").split("/")):
+        raise invalid(
+            "bad_pattern",
+            f"hidden files are left out, and the glob pattern {pattern!r} is for such; of a hidden directory name it in"
+            " path, and list it with read_file to find hidden files in it",
+        )
     if pattern.endswith("/"):
         raise invalid("bad_pattern", f"the glob pattern {pattern!r} is for directories, and only files are found")
 

@@ -223,13 +223,15 @@ async def test_a_file_that_was_not_searched_is_not_said_to_have_no_matches(
     )
 
 
-@pytest.mark.parametrize("pattern", ["/etc/*", "../*", "a/../b", "d/", "{x,/y}"])
+@pytest.mark.parametrize("pattern", ["/etc/*", "../*", "a/../b", "d/", "{x,/y}", ".d/*", "**/.env", "a/./b"])
 async def test_a_pattern_that_no_path_can_match_is_a_bad_request(bench: Workbench, pattern: str) -> None:
     bench.write("d/a", "")
+    bench.write(".d/a", "")
     refused = failure_of(await bench.call("glob", pattern=pattern))
     assert (refused.failure_class, refused.code) == (FailureClass.INVALID_REQUEST, "bad_pattern")
     if "/" in pattern:
         assert failure_of(await bench.call("grep", pattern="x", glob=pattern)).code == "bad_pattern"
+    assert await found(bench, "./*", path=".d") == ["a"]
 
 
 async def test_a_name_of_several_lines_is_shown_on_one(bench: Workbench) -> None:
