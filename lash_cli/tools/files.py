@@ -145,11 +145,8 @@ class FileTools:
             text = await pdf_text(found, arguments.path, self._groups, context.cancel)
             if text is None:
                 return cancelled()
-            return success(
-                await asyncio.to_thread(
-                    numbered_lines, io.BytesIO(text), arguments, _Patience(context.cancel, self._clock)
-                )
-            )
+            patience = _Patience(context.cancel, self._clock)
+            return success(await asyncio.to_thread(numbered_lines, io.BytesIO(text), arguments, patience))
         except _NoLongerWanted:
             return cancelled()
 

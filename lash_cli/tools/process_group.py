@@ -21,10 +21,10 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from lash_cli.core.protocols import CancelSignal, Clock
 from lash_cli.core.tools import FailureClass
@@ -142,17 +142,8 @@ class GroupProcess:
 
     async def first_of(self, cancel: CancelSignal, seconds: float) -> Ending:
         """What happens first: the command exits, `cancel` is set, or the time is over."""
-        exited = asyncio.ensure_future(self.wait())
-        cancellation = asyncio.ensure_future(cancel.wait())
-        elapsed = asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            done, _ = await asyncio.wait((exited, cancellation, elapsed), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (exited, cancellation, elapsed):
-                task.cancel()
-        if exited in done:
-            return "exited"
-        return "cancelled" if cancellation in done else "timed_out"
+        is_exited, is_cancelled = await self._first_within(seconds, self.wait(), cancel.wait())
+        return "exited" if is_exited else "cancelled" if is_cancelled else "timed_out"
 
     def kill(self) -> None:
         """SIGKILL to everything and close the pipes, synchronously. Safe to call at any time."""
@@ -186,15 +177,18 @@ class GroupProcess:
             self.kill()
 
     async def _within(self, seconds: float, event: asyncio.Event) -> None:
-        if event.is_set():
-            return
-        happened = asyncio.ensure_future(event.wait())
-        elapsed = asyncio.ensure_future(self._clock.sleep(seconds))
+        if not event.is_set():
+            await self._first_within(seconds, event.wait())
+
+    async def _first_within(self, seconds: float, *waits: Coroutine[Any, Any, object]) -> list[bool]:
+        """Which of the waits are over when one is, or the time."""
+        waiting = [asyncio.ensure_future(wait) for wait in (*waits, self._clock.sleep(seconds))]
         try:
-            await asyncio.wait((happened, elapsed), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            happened.cancel()
-            elapsed.cancel()
+            for task in waiting:
+                task.cancel()
+        return [task in done for task in waiting[: len(waits)]]
 
 
 class ProcessGroups:
