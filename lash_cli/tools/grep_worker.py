@@ -2,8 +2,8 @@
 
 Python's matcher holds the interpreter lock and cannot be interrupted, so a
 pattern that backtracks without end would freeze the whole runtime. In a child
-process it is simply killed. Input (JSON on stdin): `pattern`, `files` as
-[shown, real] pairs, `limit`, `file_bytes`, `line_chars`. Output: one JSON line
+process it is simply killed, and takes no more memory than it may. Input (JSON on stdin): `pattern`, `files` as
+[shown, real] pairs, `limit`, `file_bytes`, `line_chars`, `memory_bytes`. Output: one JSON line
 per match `[shown, line, text]`, then one object: `is_cut` and how many files
 were left out, or an `error`.
 """
@@ -14,6 +14,7 @@ import errno
 import json
 import os
 import re
+import resource
 import stat
 import sys
 from collections.abc import Iterator
@@ -149,9 +150,14 @@ def search(request: dict[str, Any]) -> Iterator[Any]:
 
 def main() -> None:
     """Serve the one request on stdin."""
-    for item in search(json.load(sys.stdin)):
-        sys.stdout.write(json.dumps(item) + "\n")
-        sys.stdout.flush()
+    request = json.load(sys.stdin)
+    resource.setrlimit(resource.RLIMIT_AS, (request["memory_bytes"], request["memory_bytes"]))
+    try:
+        for item in search(request):
+            sys.stdout.write(json.dumps(item) + "\n")
+            sys.stdout.flush()
+    except MemoryError:
+        print(json.dumps({"error": "it takes more memory than there is for it; nested groups that repeat do"}))
 
 
 if __name__ == "__main__":

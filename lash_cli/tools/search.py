@@ -36,6 +36,7 @@ GREP_LIMIT = 1000
 GREP_FILE_BYTES = 5 * 1024 * 1024
 GREP_LINE_CHARS = 500
 GREP_SECONDS = 30.0
+GREP_MEMORY_BYTES = 1024**3
 # A larger one is meant to take up time.
 IGNORE_FILE_BYTES = 64 * 1024
 SKIPPED_DIRECTORIES = frozenset({"node_modules"})
@@ -264,6 +265,7 @@ class SearchTools:
             "limit": arguments.limit,
             "file_bytes": GREP_FILE_BYTES,
             "line_chars": GREP_LINE_CHARS,
+            "memory_bytes": GREP_MEMORY_BYTES,
         }
         output = await self._run_worker(json.dumps(request).encode(), context)  # passes names that are no UTF-8
         return cancelled() if output is None else success(_grep_result(output, walk))
@@ -321,7 +323,7 @@ def _grep_result(output: bytes, walk: Walk | None) -> Any:
         shown = output.decode("utf-8", "replace")[-500:]
         raise ToolFault(FailureClass.INTERNAL, "grep_failed", f"the search failed: {shown}") from error
     if summary.error is not None:
-        raise invalid("bad_pattern", f"the regular expression cannot be read: {summary.error}")
+        raise invalid("bad_pattern", f"the regular expression cannot be used: {summary.error}")
     lines = [f"{path}:{number}: {text}" for path, number, text in items] or ["no matches"]
     if summary.is_cut:
         lines.append(f"(more matches follow; only the first {len(items)} are shown)")

@@ -349,6 +349,15 @@ async def test_a_search_that_died_half_way_is_a_failure(
     assert (fault.failure_class, fault.code) == (FailureClass.INTERNAL, "grep_failed")
 
 
+async def test_an_expression_that_takes_all_memory_gets_no_more_than_it_may(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "GREP_MEMORY_BYTES", 128 * 1024**2)
+    bench.write("line", "a" * 4_000_000)
+    refused = failure_of(await bench.call("grep", pattern="((((a|b)|c)|d)|e)*f"))
+    assert refused.code == "bad_pattern" and "memory" in refused.message
+
+
 async def test_an_endless_expression_neither_freezes_us_nor_survives(bench: Workbench) -> None:
     import asyncio
 
