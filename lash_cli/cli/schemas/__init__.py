@@ -59,64 +59,32 @@ class Kind(NamedTuple):
         return self.description.partition(". ")[0].rstrip(".") + "."
 
 
-_DOCUMENTS: dict[str, Any] = {
-    "Batch": queue.Batch,
-    "BatchCancel": queue.BatchCancel,
-    "CancelReceipt": sessions.CancelReceipt,
-    "ClaimAbandoned": queue.ClaimAbandoned,
-    "Collection": database.Collection,
-    "CompletionInstalled": setup.CompletionInstalled,
-    "ConfigCheck": setup.ConfigCheck,
-    "ConfigEdit": setup.ConfigEdit,
+def _named(*shapes: Any) -> dict[str, Any]:
+    """Shapes that are called as their kinds."""
+    return {shape.__name__: shape for shape in shapes}
+
+
+def _event(shape: Any) -> str:
+    """What an event is called: `tool_started` of `ToolStarted`, `usage` of `UsageLine`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", shape.__name__.removesuffix("Line")).lower()
+
+
+_DOCUMENTS = {
+    **_named(
+        queue.Batch, queue.BatchCancel, sessions.CancelReceipt, queue.ClaimAbandoned, database.Collection,
+        setup.CompletionInstalled, setup.ConfigCheck, setup.ConfigEdit, setup.ConfigRemoved, history.Compaction,
+        setup.ConfigValue, database.DatabaseBackup, database.DatabaseCheck, database.DatabaseInfo,
+        database.DatabaseMigration, database.DatabasePath, database.DatabasePurge, database.DatabaseRestore,
+        database.DatabaseScrub, database.DatabaseVacuum, setup.Doctor, shelf.Exported, setup.Key, setup.KeyPath,
+        setup.KeyTest, models.Model, models.ModelAlias, models.ModelDefault, sessions.Parked, setup.Paths,
+        queue.PendingInput, models.Provider, setup.ProjectTrust, models.ProviderTest, queue.QueueEdit, queue.QueueHold,
+        history.Rewind, serving.RpcPong, serving.RpcShutdown, serving.RpcTail, sessions.Session, shelf.SessionSettings,
+        sessions.SessionUsage, setup.Topic, setup.TracePage, transcripts.Transcript, history.Tree, sessions.Turn,
+        sessions.TurnResult, sessions.TurnUsage, setup.Version, sessions.Wait, queue.WaitsRevoked, sessions.WorkReport,
+    ),
     "ConfigEntry": setup.ConfigItem,
-    "ConfigRemoved": setup.ConfigRemoved,
-    "Compaction": history.Compaction,
-    "ConfigValue": setup.ConfigValue,
-    "DatabaseBackup": database.DatabaseBackup,
-    "DatabaseCheck": database.DatabaseCheck,
-    "DatabaseInfo": database.DatabaseInfo,
-    "DatabaseMigration": database.DatabaseMigration,
-    "DatabasePath": database.DatabasePath,
-    "DatabasePurge": database.DatabasePurge,
-    "DatabaseRestore": database.DatabaseRestore,
-    "DatabaseScrub": database.DatabaseScrub,
-    "DatabaseVacuum": database.DatabaseVacuum,
-    "Doctor": setup.Doctor,
-    "Exported": shelf.Exported,
-    "Key": setup.Key,
-    "KeyPath": setup.KeyPath,
-    "KeyTest": setup.KeyTest,
-    "Model": models.Model,
-    "ModelAlias": models.ModelAlias,
-    "ModelDefault": models.ModelDefault,
-    "Parked": sessions.Parked,
-    "Paths": setup.Paths,
-    "PendingInput": queue.PendingInput,
-    "Provider": models.Provider,
-    "ProjectTrust": setup.ProjectTrust,
-    "ProviderTest": models.ProviderTest,
-    "QueueEdit": queue.QueueEdit,
-    "QueueHold": queue.QueueHold,
     "QueueItem": queue.PendingItem,
-    "Rewind": history.Rewind,
-    "RpcPong": serving.RpcPong,
-    "RpcShutdown": serving.RpcShutdown,
-    "RpcTail": serving.RpcTail,
-    "Session": sessions.Session,
-    "SessionSettings": shelf.SessionSettings,
-    "SessionUsage": sessions.SessionUsage,
-    "Topic": setup.Topic,
-    "TracePage": setup.TracePage,
-    "Transcript": transcripts.Transcript,
-    "Tree": history.Tree,
-    "Turn": sessions.Turn,
-    "TurnResult": sessions.TurnResult,
-    "TurnUsage": sessions.TurnUsage,
-    "Version": setup.Version,
-    "Wait": sessions.Wait,
-    "WaitsRevoked": queue.WaitsRevoked,
-    "WorkReport": sessions.WorkReport,
-}
+}  # fmt: skip
 _LISTS: dict[str, Any] = {
     "BatchList": queue.Batch,
     "CancelOutcomeList": queue.CancelOutcome,
@@ -139,50 +107,23 @@ _LISTS: dict[str, Any] = {
     "TrustList": setup.TrustItem,
 }
 # What `-o jsonl` prints of a list, and the lines of a transcript: one per line, without an envelope.
-_ITEMS: dict[str, Any] = {
-    "SessionItem": sessions.SessionItem,
-    "MessageItem": transcripts.MessageItem,
-    "ExportedMessage": shelf.ExportedMessage,
-    "RpcEvent": serving.RpcEvent,
-    "RpcReady": serving.RpcReady,
-    "RpcResponse": serving.RpcResponse,
-}
-_NOTICES: dict[str, Any] = {"Error": setup.Error, "Warning": setup.Warning}
-_EVENTS: dict[str, Any] = {
-    "stream_start": events.StreamStart,
-    "stream_end": events.StreamEnd,
-    "turn_started": events.TurnStarted,
-    "turn_finished": events.TurnFinished,
-    "model_request_started": events.ModelRequestStarted,
-    "retry": events.Retry,
-    "text_delta": events.TextDelta,
-    "reasoning_delta": events.ReasoningDelta,
-    "attempt_reset": events.AttemptReset,
-    "tool_started": events.ToolStarted,
-    "tool_progress": events.ToolProgress,
-    "tool_completed": events.ToolCompleted,
-    "code_started": events.CodeStarted,
-    "code_completed": events.CodeCompleted,
-    "final_value": events.FinalValue,
-    "tool_value": events.ToolValue,
-    "usage": events.UsageLine,
-    "child_usage": events.ChildUsage,
-    "input_accepted": events.InputAccepted,
-    "work_started": events.WorkStarted,
-    "queue_changed": events.QueueChanged,
-    "process_changed": events.ProcessChanged,
-    "frame_switched": events.FrameSwitched,
-    "resident_changed": events.ResidentChanged,
-    "committed": events.Committed,
-    "gap": events.Gap,
-    "snapshot": events.Snapshot,
-    "message": events.MessageLine,
-    "session": events.SessionLine,
-    "error": events.ErrorLine,
-    "warning": events.WarningLine,
-    "plugin": events.Plugin,
-    "heartbeat": events.Heartbeat,
-}
+_ITEMS = _named(
+    sessions.SessionItem, transcripts.MessageItem, shelf.ExportedMessage, serving.RpcEvent, serving.RpcReady,
+    serving.RpcResponse,
+)  # fmt: skip
+_NOTICES = _named(setup.Error, setup.Warning)
+_EVENTS = {
+    _event(shape): shape
+    for shape in (
+        events.StreamStart, events.StreamEnd, events.TurnStarted, events.TurnFinished, events.ModelRequestStarted,
+        events.Retry, events.TextDelta, events.ReasoningDelta, events.AttemptReset, events.ToolStarted,
+        events.ToolProgress, events.ToolCompleted, events.CodeStarted, events.CodeCompleted, events.FinalValue,
+        events.ToolValue, events.UsageLine, events.ChildUsage, events.InputAccepted, events.WorkStarted,
+        events.QueueChanged, events.ProcessChanged, events.FrameSwitched, events.ResidentChanged, events.Committed,
+        events.Gap, events.Snapshot, events.MessageLine, events.SessionLine, events.ErrorLine, events.WarningLine,
+        events.Plugin, events.Heartbeat,
+    )
+}  # fmt: skip
 
 KINDS: dict[str, Kind] = {
     name: Kind(name, family, shape)
