@@ -42,101 +42,71 @@ def plain_run(rest: list[str]) -> Callable[[], int] | None:
     verb, arguments = rest[0], rest[1:]
     if verb == "queue" and arguments:
         verb, arguments = f"queue {arguments[0]}", arguments[1:]
-    plain = _PLAIN.get(verb)
-    return plain(arguments) if plain is not None else None
-
-
-def _plain_show(arguments: list[str]) -> Callable[[], int] | None:
-    if len(arguments) > 1 or not all(map(_is_word, arguments)):
+    if verb not in _PLAIN:
         return None
-
-    def show() -> int:
-        with _lightly():
-            from lash_cli.cli.session_detail import show_session
-
-            return show_session(*arguments)
-
-    return show
-
-
-def _plain_log(arguments: list[str]) -> Callable[[], int] | None:
+    run, most_words, option = _PLAIN[verb]
     words: list[str] = []
-    last: int | None = None
+    value: str | None = None
     tokens = iter(arguments)
     for token in tokens:
-        if token == "--last" or token.startswith("--last="):
-            text = token.partition("=")[2] if "=" in token else next(tokens, "")
-            last = _count(text)
-            if last is None:
+        spelling, equals, glued = token.partition("=")
+        if option is not None and spelling == option:
+            value = glued if equals else next(tokens, None)
+            if value is None:
                 return None
-        elif _is_word(token):
-            words.append(token)
-        else:
+        elif token == "" or token.startswith("-"):
             return None
-    if len(words) > 1:
-        return None
-
-    def log() -> int:
-        with _lightly():
-            from lash_cli.cli.transcript_detail import show_transcript
-
-            return show_transcript(*words, last=last)
-
-    return log
-
-
-def _plain_queue(arguments: list[str]) -> Callable[[], int] | None:
-    if len(arguments) > 1 or not all(map(_is_word, arguments)):
-        return None
-
-    def show() -> int:
-        with _lightly():
-            from lash_cli.cli.queue_detail import show_queue
-
-            return show_queue(*arguments)
-
-    return show
-
-
-def _plain_enqueue(arguments: list[str]) -> Callable[[], int] | None:
-    words: list[str] = []
-    key: str | None = None
-    tokens = iter(arguments)
-    for token in tokens:
-        if token == "--key" or token.startswith("--key="):
-            key = token.partition("=")[2] if "=" in token else next(tokens, None)
-            if key is None:
-                return None
-        elif _is_word(token):
-            words.append(token)
         else:
-            return None
-    if len(words) > 2:
+            words.append(token)
+    if len(words) > most_words or (option == "--last" and value is not None and _count(value) is None):
         return None
 
-    def enqueue() -> int:
+    def plainly() -> int:
         with _lightly():
-            from lash_cli.api.queue import source_key_of
-            from lash_cli.cli.enqueueing import EnqueuePlan, submit
-            from lash_cli.cli.stdin import read_prompt
-            from lash_cli.core.content import TurnInput
+            return run(words, value)
 
-            if key is not None:
-                source_key_of(key)
-            reference, prompt = (*words, None, None)[:2]
-            return submit(EnqueuePlan(reference, TurnInput(items=read_prompt(prompt)), key))
-
-    return enqueue
+    return plainly
 
 
-_PLAIN: dict[str, Callable[[list[str]], Callable[[], int] | None]] = {
-    "show": _plain_show,
-    "describe": _plain_show,
-    "log": _plain_log,
-    "queue ls": _plain_queue,
-    "queue list": _plain_queue,
-    "queue add": _plain_enqueue,
-    "enqueue": _plain_enqueue,
+def _show(words: list[str], _: str | None) -> int:
+    from lash_cli.cli.session_detail import show_session
+
+    return show_session(*words)
+
+
+def _log(words: list[str], last: str | None) -> int:
+    from lash_cli.cli.transcript_detail import show_transcript
+
+    return show_transcript(*words, last=None if last is None else _count(last))
+
+
+def _queue(words: list[str], _: str | None) -> int:
+    from lash_cli.cli.queue_detail import show_queue
+
+    return show_queue(*words)
+
+
+def _enqueue(words: list[str], key: str | None) -> int:
+    from lash_cli.api.queue import source_key_of
+    from lash_cli.cli.enqueueing import EnqueuePlan, submit
+    from lash_cli.cli.stdin import read_prompt
+    from lash_cli.core.content import TurnInput
+
+    if key is not None:
+        source_key_of(key)
+    reference, prompt = (*words, None, None)[:2]
+    return submit(EnqueuePlan(reference, TurnInput(items=read_prompt(prompt)), key))
+
+
+# By verb: what it does with the words and the value of its option, how many words there may be, and that option.
+_PLAIN: dict[str, tuple[Callable[[list[str], str | None], int], int, str | None]] = {
+    "show": (_show, 1, None),
+    "describe": (_show, 1, None),
+    "log": (_log, 1, "--last"),
+    "queue ls": (_queue, 1, None),
+    "queue list": (_queue, 1, None),
+    "queue add": (_enqueue, 2, "--key"),
+    "enqueue": (_enqueue, 2, "--key"),
 }
 
 
@@ -159,11 +129,6 @@ def _lightly() -> Iterator[None]:
         yield
     finally:
         gc.enable()
-
-
-def _is_word(token: str) -> bool:
-    """Whether the parser takes `token` for an argument whatever stands before it."""
-    return token != "" and not token.startswith("-")
 
 
 def _count(text: str) -> int | None:
