@@ -25,7 +25,7 @@ from lash_cli.views.safe_text import Clean, safe_json
 from lash_cli.views.turn_text import MarkdownBlocks, answer_of, event_line
 
 Tell = Callable[[str], None]
-Write = Callable[[str], None]
+Write = Callable[[str], object]
 
 REDRAWS_PER_SECOND = 12
 CUT_OFF_LINE = "[retry] the answer above was cut off and starts again"
@@ -44,7 +44,31 @@ class TurnView(Protocol):
 
     def leave(self) -> None:
         """Give the terminal back for a moment or for good; may be called at any time."""
-        ...
+        return
+
+
+class _Told(TurnView):
+    """Tells every event but prose on a line of its own. What a view does with an activity before is in `_take`."""
+
+    def __init__(self, write: Write, tell: Tell, clean: Clean) -> None:
+        self._write = write
+        self._tell = tell
+        self._clean = clean
+        self._pieces: list[str] = []  # the prose of this model call
+
+    def show(self, activity: TurnActivity) -> None:
+        """Show one activity."""
+        self._take(activity)
+        line = event_line(activity.event, self._clean)
+        if line is not None:
+            self._note(line)
+
+    def _take(self, activity: TurnActivity) -> None:
+        """Nothing."""
+
+    def _note(self, line: str) -> None:
+        self.leave()
+        self._tell(line)
 
 
 def _is_json(result: TurnResult) -> bool:
@@ -60,7 +84,7 @@ def as_line(text: str) -> str:
     return text if text.endswith("\n") else text + "\n"
 
 
-class QuietView:
+class QuietView(TurnView):
     """Shows nothing while the turn runs, and the answer at its end unless `write` is None."""
 
     def __init__(self, write: Write | None, clean: Clean) -> None:
@@ -76,45 +100,26 @@ class QuietView:
         if self._write is not None and answer is not None:
             self._write(as_line(self._clean(safe_json(answer) if _is_json(result) else answer)))
 
-    def leave(self) -> None:
-        """Nothing to give back."""
 
-
-class ValueView:
+class ValueView(_Told):
     """A turn that is to answer with a value: events as they happen, and of the answer only the value, at its end."""
-
-    def __init__(self, write: Write, tell: Tell, clean: Clean) -> None:
-        self._answer = QuietView(write, clean)
-        self._tell = tell
-        self._clean = clean
-
-    def show(self, activity: TurnActivity) -> None:
-        """Tell every event but prose, which may still be given back."""
-        line = event_line(activity.event, self._clean)
-        if line is not None:
-            self._tell(line)
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """The value."""
-        self._answer.finish(result, replayed=replayed)
-
-    def leave(self) -> None:
-        """Nothing to give back."""
+        QuietView(self._write, self._clean).finish(result, replayed=replayed)
 
 
-class PipeView:
+class PipeView(_Told):
     """Text for a pipe or a file: all prose of a turn that finished, events on stderr as they happen."""
 
     def __init__(self, write: Write, tell: Tell, clean: Clean) -> None:
-        self._write = write
-        self._tell = tell
-        self._clean = clean
+        super().__init__(write, tell, clean)
         # The pieces of prose of each model call by correlation id, in order. They are joined once, at the end: joining
         # each to what came before would cost the square of a long answer.
         self._calls: list[dict[str, list[str]]] = [{}]
 
-    def show(self, activity: TurnActivity) -> None:
-        """Collect prose; tell every other event."""
+    def _take(self, activity: TurnActivity) -> None:
+        """Collect prose."""
         event = activity.event
         match event:
             case AssistantProseDelta(text=text):
@@ -124,9 +129,6 @@ class PipeView:
                     self._calls[-1].pop(correlation_id, None)
             case ModelRequestStarted():
                 self._calls.append({})
-        line = event_line(event, self._clean)
-        if line is not None:
-            self._tell(line)
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """Everything the model said, its last word being the answer; nothing for a turn that stopped."""
@@ -149,27 +151,21 @@ class PipeView:
                 self._write(as_line(self._clean(text)))
         self._calls = [{}]
 
-    def leave(self) -> None:
-        """Nothing to give back."""
-
 
 def _prose(call: dict[str, list[str]]) -> str:
     """The prose of one model call."""
     return "".join(piece for pieces in call.values() for piece in pieces)
 
 
-class PlainTerminalView:
+class PlainTerminalView(_Told):
     """A terminal without redraw: prose as it comes; a retracted attempt is announced, not erased."""
 
     def __init__(self, write: Write, tell: Tell, clean: Clean) -> None:
-        self._write = write
-        self._tell = tell
-        self._clean = clean
-        self._pieces: list[str] = []  # the prose of this model call
+        super().__init__(write, tell, clean)
         self._at_line_start = True
 
-    def show(self, activity: TurnActivity) -> None:
-        """Stream prose; tell every other event on a line of its own."""
+    def _take(self, activity: TurnActivity) -> None:
+        """Stream prose."""
         event = activity.event
         match event:
             case AssistantProseDelta(text=text):
@@ -177,15 +173,11 @@ class PlainTerminalView:
                 self._stream(self._clean(text))
             case ModelAttemptReset(assistant_prose_correlation_ids=ids) if ids and self._pieces:
                 self._pieces = []
-                self._end_line()
+                self.leave()
                 self._tell(CUT_OFF_LINE)
             case ModelRequestStarted():
                 self._pieces = []
-                self._end_line()
-        line = event_line(event, self._clean)
-        if line is not None:
-            self._end_line()
-            self._tell(line)
+                self.leave()
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """What of the answer was not streamed."""
@@ -194,43 +186,38 @@ class PlainTerminalView:
         if answer is not None and answer.strip() != shown.strip():
             is_extension = bool(shown) and answer.startswith(shown)
             if not is_extension:
-                self._end_line()
+                self.leave()
             self._stream(self._clean(answer[len(shown) :] if is_extension else answer))
-        self._end_line()
+        self.leave()
 
     def leave(self) -> None:
         """End a line that was cut off."""
-        self._end_line()
+        if not self._at_line_start:
+            self._stream("\n")
 
     def _stream(self, text: str) -> None:
         if text:
             self._write(text)
             self._at_line_start = text.endswith("\n")
 
-    def _end_line(self) -> None:
-        if not self._at_line_start:
-            self._stream("\n")
 
-
-class MarkdownTerminalView:
+class MarkdownTerminalView(_Told):
     """A terminal with redraw: complete blocks are printed once as Markdown, the growing one stands below them."""
 
     def __init__(self, terminal: TextIO, tell: Tell, clean: Clean, *, color: bool, width: int) -> None:
         from rich.console import Console
 
+        super().__init__(terminal.write, tell, clean)
         self._console = Console(
             file=terminal, force_terminal=True, no_color=not color, highlight=False, width=width or None
         )
-        self._tell = tell
-        self._clean = clean
         self._blocks = MarkdownBlocks()
-        self._pieces: list[str] = []  # the prose of this model call
         self._live: Any = None
         self._drawn_at = 0.0
         self._has_block_above = False
 
-    def show(self, activity: TurnActivity) -> None:
-        """Grow the block below; print what is settled; tell other events above it."""
+    def _take(self, activity: TurnActivity) -> None:
+        """Grow the block below; print what is settled."""
         event = activity.event
         match event:
             case AssistantProseDelta(text=text):
@@ -244,11 +231,10 @@ class MarkdownTerminalView:
                 self._pieces = []
             case ToolCallStarted():
                 self._settle()
-        line = event_line(event, self._clean)
-        if line is not None:
-            self.leave()
-            self._tell(line)
-            self._has_block_above = False
+
+    def _note(self, line: str) -> None:
+        super()._note(line)
+        self._has_block_above = False
 
     def finish(self, result: TurnResult, *, replayed: bool) -> None:
         """Print the rest of the answer: all of it when nothing was streamed."""
