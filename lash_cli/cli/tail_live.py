@@ -22,6 +22,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.output import safe
 from lash_cli.cli.queue_documents import input_preview
 from lash_cli.cli.tail_keys import clipboard_sequence, terminal_keys
+from lash_cli.cli.tail_plan import TailSink
 from lash_cli.cli.tail_watched import holder_words
 from lash_cli.core.ingress import ActiveTurn
 from lash_cli.core.observation import ActivityObserved, SessionObservationEvent
@@ -43,13 +44,12 @@ FRAMES_PER_SECOND = 12
 _RESTING_SECONDS = 1.0
 
 
-class LiveTail:
+class LiveTail(TailSink):
     """Shows one session on a terminal."""
-
-    shows_messages = True
 
     def __init__(self, following: Following, watched: Watched, *, types: Collection[str] | None, raw: bool) -> None:
         options = current().output
+        super().__init__(following)
         self._following = following
         self._watched = watched
         self._types = types
@@ -72,12 +72,6 @@ class LiveTail:
         self._turn_started: tuple[str, int | None] | None = None
         # The revision whose cost is known.
         self._counted: int | None = None
-
-    def start(self, watched: Sequence[Watched], begun: str) -> None:
-        """The picture says what is watched."""
-
-    def introduce(self, watched: Watched, row: SessionRow) -> None:
-        """The picture says it."""
 
     def snapshot(self, watched: Watched, observation: SessionObservation) -> None:
         """Print the committed transcript above."""
@@ -115,12 +109,6 @@ class LiveTail:
             self._picture.fold(kind, document, event.turn_id, event.at_ms, key)
             if kind in ("turn_started", "input_accepted"):
                 await self._show_inputs(document["input_ids"], event.at_ms, is_accepted=kind == "input_accepted")
-
-    def holder_died(self, watched: Watched, message: str) -> None:
-        """The picture says it as long as it is so."""
-
-    def deleted(self, watched: Watched) -> None:
-        """Told by the error that ends the tail."""
 
     async def ready(self) -> None:
         """Return when the picture is not paused."""

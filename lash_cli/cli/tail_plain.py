@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.documents import Document, session_status
 from lash_cli.cli.output import safe, say
+from lash_cli.cli.tail_plan import LineTarget, TailSink
 from lash_cli.cli.tail_watched import holder_words
 from lash_cli.core.observation import SessionObservationEvent
 from lash_cli.system import SystemClock, is_definitely_dead
@@ -16,28 +17,20 @@ from lash_cli.views.tail_text import QUIET_TYPES, Row, event_row, message_row, r
 from lash_cli.views.transcript import TranscriptEntry, transcript_text
 
 if TYPE_CHECKING:
-    from lash_cli.cli.following import Following
     from lash_cli.cli.tail_watched import News, Watched
-    from lash_cli.errors import LashError
     from lash_cli.runtime.observing import ObservedGap, SessionObservation
     from lash_cli.store.base import SessionRow
     from lash_cli.views.safe_text import Clean
 
 
-class PlainTail:
+class PlainTail(TailSink):
     """Writes the items of a tail as lines. `types` None tells what a person follows; else exactly those."""
 
-    shows_messages = True
-
-    def __init__(self, following: Following, *, types: Collection[str] | None, raw: bool, is_prefixed: bool) -> None:
-        self._following = following
+    def __init__(self, target: LineTarget, *, types: Collection[str] | None, raw: bool, is_prefixed: bool) -> None:
+        super().__init__(target)
         self._types = types
         self._clean: Clean = str if raw else safe
         self._is_prefixed = is_prefixed
-        self._text: list[str] = []
-
-    def start(self, watched: Sequence[Watched], begun: str) -> None:
-        """Nothing: what a session is, is told by `introduce`."""
 
     def introduce(self, watched: Watched, row: SessionRow) -> None:
         """Say on stderr what is watched."""
@@ -75,23 +68,6 @@ class PlainTail:
     def deleted(self, watched: Watched) -> None:
         """A line among the others."""
         self._put(watched, SystemClock().now_ms(), Row("session", "was deleted"))
-
-    async def ready(self) -> None:
-        """Always."""
-
-    async def flush(self) -> None:
-        """Return when the reader has every line."""
-        text = "".join(self._text)
-        self._text.clear()
-        if text:
-            await self._following.write(text)
-
-    async def run(self) -> None:
-        """Nothing to do between the items."""
-
-    async def end(self, watched: Sequence[Watched], reason: str, exit_status: int, error: LashError | None) -> None:
-        """Nothing but what waits: an error is told on stderr."""
-        await self.flush()
 
     def _news(self, watched: Watched, news: News, at_ms: int) -> None:
         if news.left_behind:

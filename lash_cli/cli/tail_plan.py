@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,57 +55,70 @@ class TailPlan(msgspec.Struct, frozen=True):
     heartbeat_seconds: float | None = None
 
 
-class TailSink(Protocol):
+class LineTarget(Protocol):
+    """Takes what a tail writes."""
+
+    async def write(self, text: str, /) -> None:
+        """Return when the reader has `text`."""
+        ...
+
+
+class TailSink(ABC):
     """Shows what a tail gets. What is to be written is gathered until `flush`; items come one at a time."""
 
-    @property
-    def shows_messages(self) -> bool:
-        """Whether committed messages are shown, which needs the transcript."""
-        ...
+    # Whether committed messages are shown, which needs the transcript.
+    shows_messages = True
+
+    def __init__(self, target: LineTarget) -> None:
+        self._target = target
+        self._text: list[str] = []
 
     def start(self, watched: Sequence[Watched], begun: str) -> None:
         """The tail begins; `begun` is start, now or cursor. Called once, first."""
-        ...
+        return
 
     def introduce(self, watched: Watched, row: SessionRow) -> None:
         """A session is watched from here on."""
-        ...
+        return
 
+    @abstractmethod
     def snapshot(self, watched: Watched, observation: SessionObservation) -> None:
         """The committed state to begin with."""
-        ...
 
+    @abstractmethod
     def gap(self, watched: Watched, item: ObservedGap) -> None:
         """Events were missed; the item brings the state to go on from."""
-        ...
 
+    @abstractmethod
     async def event(self, watched: Watched, event: SessionObservationEvent, kind: str, document: Document) -> None:
         """One event and its document."""
-        ...
 
     def holder_died(self, watched: Watched, message: str) -> None:
         """The process that worked on the session is gone."""
-        ...
+        return
 
     def deleted(self, watched: Watched) -> None:
         """A session is gone and others are watched on."""
-        ...
+        return
 
     async def ready(self) -> None:
         """Return when the next item may be shown; may be given up."""
-        ...
+        return
 
     async def flush(self) -> None:
         """Return when the reader has what was gathered."""
-        ...
+        text = "".join(self._text)
+        self._text.clear()
+        if text:
+            await self._target.write(text)
 
     async def run(self) -> None:
         """Whatever is done beside the items, until cancelled."""
-        ...
+        return
 
     async def end(self, watched: Sequence[Watched], reason: str, exit_status: int, error: LashError | None) -> None:
-        """The tail ends; called once, last, and written before it returns."""
-        ...
+        """The tail ends; called once, last, and written before it returns. An error is told on stderr as well."""
+        await self.flush()
 
 
 def is_end(until: str | None, event: SessionObservationEvent) -> bool:

@@ -8,12 +8,13 @@ it makes a reader whole again, and both are written at once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from lash_cli.cli.documents import Document, message_document, usage_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import warn
 from lash_cli.cli.tail_cursor import START
+from lash_cli.cli.tail_plan import LineTarget, TailSink
 from lash_cli.cli.turn_stream import StreamLines, event_document, finish_document, queue_document
 from lash_cli.core.activity import TurnFinished
 from lash_cli.core.observation import (
@@ -31,7 +32,6 @@ from lash_cli.system import SystemClock
 if TYPE_CHECKING:
     from lash_cli.cli.tail_watched import Watched
     from lash_cli.runtime.observing import ObservedGap, SessionObservation
-    from lash_cli.store.base import SessionRow
 
 # What `--types` may name. Framing (`stream_start`, `gap`, `snapshot`, `heartbeat`, `stream_end`) is always shown.
 EVENT_TYPES = (
@@ -73,24 +73,15 @@ def snapshot_document(observation: SessionObservation) -> Document:
     }
 
 
-class LineTarget(Protocol):
-    """Takes the lines of a tail."""
-
-    async def write(self, text: str, /) -> None:
-        """Return when the reader has `text`."""
-        ...
-
-
-class JsonTail:
+class JsonTail(TailSink):
     """Writes the items of a tail as JSON lines."""
 
     shows_messages = False
 
     def __init__(self, target: LineTarget, mode: str = "tail") -> None:
         """`mode` is what `stream_start` calls the command that writes."""
-        self._target = target
+        super().__init__(target)
         self._mode = mode
-        self._text: list[str] = []
         self._only_id: str | None = None
         clock = SystemClock()
         self._lines = StreamLines(self._text.append, now_ms=clock.now_ms, ascii_only=current().output.ascii)
@@ -148,22 +139,6 @@ class JsonTail:
     def deleted(self, watched: Watched) -> None:
         """On stderr, because the others go on."""
         warn(f"session {watched.name} ({watched.session_id}) was deleted", code="session_deleted")
-
-    async def ready(self) -> None:
-        """Always."""
-
-    async def flush(self) -> None:
-        """Return when the reader has every line."""
-        text = "".join(self._text)
-        self._text.clear()
-        if text:
-            await self._target.write(text)
-
-    async def run(self) -> None:
-        """Nothing to do between the items."""
-
-    def introduce(self, watched: Watched, row: SessionRow) -> None:
-        """`stream_start` says what is watched."""
 
     async def end(self, watched: Sequence[Watched], reason: str, exit_status: int, error: LashError | None) -> None:
         """Write `stream_end`."""
