@@ -49,13 +49,19 @@ def finish(kind: str, rows: list[Document], errors: list[LashError]) -> int:
     if not errors:
         emit_many(kind, rows, columns=COLUMNS)
         return 0
+    if len(errors) < len(rows):
+        for row in rows:
+            say(f"{row['name']} ({row['id']}): {row['outcome']}{' ' + row['code'] if row['code'] else ''}")
+    raise failed(rows, errors, "were done")
+
+
+def failed(rows: list[Document], errors: list[LashError], done: str) -> LashError:
+    """What to raise for `errors`: the first when every row failed, else how many rows were `done`."""
     if len(errors) == len(rows):
         errors[0].details.setdefault("items", rows)
-        raise errors[0]
-    for row in rows:
-        say(f"{row['name']} ({row['id']}): {row['outcome']}{' ' + row['code'] if row['code'] else ''}")
-    raise PartialOutcomeError(
-        f"{len(rows) - len(errors)} of {len(rows)} were done; first failure: {errors[0].message}",
+        return errors[0]
+    return PartialOutcomeError(
+        f"{len(rows) - len(errors)} of {len(rows)} {done}; first failure: {errors[0].message}",
         hint=errors[0].hint,
         details={"items": rows},
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from lash_cli.cli.bulk import failed
 from lash_cli.cli.documents import Document
 from lash_cli.cli.edit_journal import (
     EditJournal,
@@ -26,7 +27,7 @@ from lash_cli.cli.output import emit_many, say
 from lash_cli.cli.queue_access import existing_store, queue_of
 from lash_cli.cli.reading import run_at_once
 from lash_cli.core.ingress import InputState, PendingTurnInput
-from lash_cli.errors import LashError, PartialOutcomeError, SessionDeleted
+from lash_cli.errors import LashError, SessionDeleted
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.views.edit_text import Block, parse_blocks, render_blocks
 
@@ -48,14 +49,7 @@ def recover_edits() -> int:
             say("no edit was cut off")
         emit_many("QueueEditList", rows, columns=COLUMNS)
         return held.exit_status
-    if len(errors) == len(rows):
-        errors[0].details["items"] = rows
-        raise errors[0]
-    raise PartialOutcomeError(
-        f"{len(rows) - len(errors)} of {len(rows)} edits were put back; first failure: {errors[0].message}",
-        hint=errors[0].hint,
-        details={"items": rows},
-    )
+    raise failed(rows, errors, "edits were put back")
 
 
 async def _recover(errors: list[LashError]) -> list[Document]:

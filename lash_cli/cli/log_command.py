@@ -62,8 +62,4 @@ def named_roles(texts: Sequence[str] | None) -> frozenset[Role] | None:
     if not texts:
         return None
     known = {role.value: role for role in Role}
-    words = words_of("--role", texts, known)
-    for word in words:
-        if word not in known:
-            raise UsageError(f"unknown role {word!r}", hint=f"choose from: {', '.join(known)}")
-    return frozenset(known[word] for word in words)
+    return frozenset(known[word] for word in words_of("--role", texts, known, "unknown role"))

@@ -224,13 +224,7 @@ def _cells(item: Document, now_ms: int) -> tuple[str, ...]:
 
 
 def _statuses(texts: list[str] | None) -> frozenset[str] | None:
-    if not texts:
-        return None
-    words = words_of("--status", texts, STATUSES)
-    for word in words:
-        if word not in STATUSES:
-            raise UsageError(f"unknown status {word!r}", hint=f"choose from: {', '.join(STATUSES)}")
-    return frozenset(words)
+    return frozenset(words_of("--status", texts, STATUSES, "unknown status")) if texts else None
 
 
 def _label(text: str) -> tuple[str, str | None]:

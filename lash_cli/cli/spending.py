@@ -17,7 +17,6 @@ from lash_cli.cli.documents import Document, usage_document
 from lash_cli.cli.word_lists import words_of
 from lash_cli.core.pricing import Prices
 from lash_cli.core.usage import TokenUsage
-from lash_cli.errors import UsageError
 from lash_cli.store.shelf_records import UsageTotal
 
 GROUPS = ("day", "model", "session", "source")
@@ -45,11 +44,7 @@ class Spent(NamedTuple):
 
 def parse_groups(texts: Sequence[str] | None) -> tuple[str, ...]:
     """The words of `--by`, each once, in order. Raises `UsageError` for a word that is none of `GROUPS`."""
-    words = words_of("--by", texts, GROUPS) if texts else []
-    for word in words:
-        if word not in GROUPS:
-            raise UsageError(f"cannot group by {word!r}", hint=f"choose from: {', '.join(GROUPS)}")
-    return tuple(dict.fromkeys(words))
+    return tuple(dict.fromkeys(words_of("--by", texts, GROUPS, "cannot group by"))) if texts else ()
 
 
 def day_text(day: int) -> str:
