@@ -18,7 +18,7 @@ import msgspec
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import warn_once
-from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
+from lash_cli.cli.signals import SignalState
 from lash_cli.cli.stdin import STDIN_MARK, StdinKind, stdin_kind
 from lash_cli.cli.turn_run import TIMEOUT_REASON, TurnRun
 from lash_cli.core.codec import decode
@@ -73,29 +73,19 @@ class FedTurns(TurnRun):
 
         `enqueue` queues the text of a line when the session is busy.
         """
-        assert self._lines is not None, "checked: the output is a stream"
         reader = LineReader(_STDIN)
-        begun_at = await self._cursors.present()
 
         def stop() -> None:
             self._cancel_for_signal()
             reader.stop()
 
-        before_stop = None if self._store is None else self._store.finish_writes
-        with turn_signals(stop, before_stop=before_stop) as signals:
-            await interrupted_before()
-            self._lines.start("turn", begun_at)
-            async with self._beating():
-                try:
-                    error = await self._each(reader, signals, build, enqueue)
-                    await self._end(error, signals)
-                except Exception as failure:  # noqa: BLE001 - raised as what was told of it
-                    raise await self._ended_by(failure, signals)  # noqa: B904 - it has its own cause
-                finally:
-                    self._hint()
-            if error is not None:
-                raise error
-            return CLOSED_STDOUT_EXIT if self._pump.is_closed else signals.exit_status or 0
+        async def turns(signals: SignalState) -> LashError | None:
+            error = await self._each(reader, signals, build, enqueue)
+            await self._end(error, signals)
+            return error
+
+        signals = await self._guarded(stop, turns)
+        return CLOSED_STDOUT_EXIT if self._pump.is_closed else signals.exit_status or 0
 
     async def _each(
         self,

@@ -99,19 +99,32 @@ class TurnRun:
         Raises the error the outcome stands for, after everything was written.
         """
         self._asked_for = None if finishes_earlier else (turn_id or "")
+
+        async def turn(signals: SignalState) -> LashError | None:
+            output = await self._stream_or_enqueue(builder)
+            error = self._error_of(output, signals) if output is not None else None
+            if output is not None:
+                await self._show_end(output, error, signals)
+            return error
+
+        await self._guarded(self._cancel_for_signal, turn)
+        return CLOSED_STDOUT_EXIT if self._pump.is_closed else 0
+
+    async def _guarded(
+        self, on_signal: Callable[[], object], work: Callable[[SignalState], Awaitable[LashError | None]]
+    ) -> SignalState:
+        """Do `work`, which writes all it has to say and returns what it amounts to: that is raised, and whatever else
+        ends it, once that is written too. Which signal came, calling `on_signal`."""
         begun_at = await self._cursors.present() if self._lines is not None else None
         before_stop = None if self._store is None else self._store.finish_writes
-        with turn_signals(self._cancel_for_signal, before_stop=before_stop) as signals, given_back(self._give_back):
+        with turn_signals(on_signal, before_stop=before_stop) as signals, given_back(self._give_back):
             await interrupted_before()
             if self._lines is not None:
                 # Handlers first: a stream whose beginning was read has an end, whatever signal comes then.
                 self._lines.start("turn", begun_at)
             async with self._beating():
                 try:
-                    output = await self._stream_or_enqueue(builder)
-                    error = self._error_of(output, signals) if output is not None else None
-                    if output is not None:
-                        await self._show_end(output, error, signals)
+                    error = await work(signals)
                 except Exception as failure:  # noqa: BLE001 - raised as what was told of it
                     raise await self._ended_by(failure, signals)  # noqa: B904 - it has its own cause
                 finally:
@@ -119,7 +132,7 @@ class TurnRun:
                     self._hint()
             if error is not None:
                 raise error
-        return CLOSED_STDOUT_EXIT if self._pump.is_closed else 0
+        return signals
 
     @asynccontextmanager
     async def _beating(self) -> AsyncIterator[None]:
