@@ -122,6 +122,8 @@ class ResidentSession:
         self.ledger: tuple[TokenLedgerEntry, ...] = ()
         # What was spent and stands in no commit yet: the next one takes it along (contract 01 §12).
         self.owed: tuple[TokenLedgerEntry, ...] = ()
+        # What of it went along with a commit of which nobody knows whether it stands.
+        self._doubted: tuple[TokenLedgerEntry, ...] = ()
         # What the state that was adopted had cost, until it is known how much of it is stored.
         self._adopted_ledger: tuple[TokenLedgerEntry, ...] = ()
         self.dirty: set[Dirty] = {Dirty.CONFIG, Dirty.FRAMES}
@@ -207,6 +209,20 @@ class ResidentSession:
         else:
             self.owed = (*self.owed, *spent)
 
+    def doubt(self, commit: RuntimeCommit) -> None:
+        """Nobody knows whether `commit` stands: whether what it took along of what was owed is booked shows with the
+        next head."""
+        taken = {id(entry) for entry in commit.usage_deltas}
+        self._doubted = tuple(entry for entry in self.owed if id(entry) in taken)
+
+    def _follow_ledger(self, stored: tuple[TokenLedgerEntry, ...]) -> None:
+        """Take over the ledger of another head. What is in doubt is owed no more if the ledger grew by that much."""
+        if self._doubted and not ledger_beyond(stored, (*self.ledger, *self._doubted)):
+            booked = {id(entry) for entry in self._doubted}
+            self.owed = tuple(entry for entry in self.owed if id(entry) not in booked)
+        self._doubted = ()
+        self.ledger = merge_ledger(stored)
+
     def export_state(self) -> RuntimeSessionState:
         """The portable state, as far as memory holds it: `read_view().to_snapshot()` with its tools and its costs."""
         return msgspec.structs.replace(
@@ -249,7 +265,7 @@ class ResidentSession:
                 await self.refresh()
             return
         read = await self.store.load_session(self.session_id, ReadScope.HEAD)
-        self.ledger = () if read is None else merge_ledger(read.token_ledger)
+        self._follow_ledger(() if read is None else read.token_ledger)
         self.owe(ledger_beyond(self.ledger, self._adopted_ledger))
         self._adopted_ledger = ()
         if read is not None and read.turn_state.turn_index > self.turn_state.turn_index:
@@ -302,7 +318,7 @@ class ResidentSession:
             self.cut_off = read.cut_off
             self.messages = messages_on(active_path(read.nodes, read.leaf_node_id), stored.frame_id)
         self.turn_state = read.turn_state
-        self.ledger = merge_ledger(read.token_ledger)
+        self._follow_ledger(read.token_ledger)
         self.dirty.discard(Dirty.FRAMES)
         self.dirty.discard(Dirty.CONFIG)
         if keep_policy and stored.assignment.policy != self.policy:
@@ -509,6 +525,7 @@ class ResidentSession:
         self.component_refs = dict(result.component_refs)
         self.turn_state = commit.checkpoint.turn_state
         booked = commit.usage_deltas
+        self._doubted = ()
         if self.owed:
             booked = self._settled(booked, is_stored=not result.replayed)
         if booked:
@@ -538,9 +555,11 @@ class ResidentSession:
         unless given. What the store raises goes on, after `undo`."""
         try:
             result = await store.commit_runtime_state(commit)
-        except BaseException:
+        except BaseException as error:
             if undo is not None:
                 undo()
+            if isinstance(error, LashError) and not is_refused(error):
+                self.doubt(commit)
             raise
         if kept is not None:
             # A list of its own: views that were taken go on showing what they showed.

@@ -50,7 +50,7 @@ from lash_cli.runtime.phases import START_GATE, TurnPhase, in_named, in_phase
 from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
 from lash_cli.runtime.results import result_of
-from lash_cli.runtime.session import ResidentSession
+from lash_cli.runtime.session import ResidentSession, is_refused
 from lash_cli.runtime.state import TurnPlan, plan_of, policy_of_plan
 from lash_cli.runtime.turn_commit import is_cut, terminal_commit, what_fits
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneIdle, RuntimePersistence, TurnRecord, busy_error
@@ -387,6 +387,8 @@ class DurableTurn(TurnDriver):
                 return await self._commit(drive, what_fits(done), evidence, guard)
             if error.ambiguous:
                 guard.withhold()
+            if not is_refused(error):
+                self.session.doubt(terminal.commit)
             raise
         self.host.reach("after:commit")
         guard.is_released = terminal.commit.release_lease

@@ -108,6 +108,36 @@ async def test_a_session_is_not_closed_over_a_cost_that_cannot_be_booked(make_co
     assert await stored(core) == {"direct": 15}
 
 
+@pytest.mark.parametrize("stands", [True, False], ids=["it stands", "it does not"])
+@pytest.mark.parametrize("taken_by", ["turn", "change"])
+async def test_a_cost_that_went_along_with_a_commit_of_unknown_outcome_is_booked_once(
+    make_core, monkeypatch, taken_by: str, stands: bool
+) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("title"), text("two"), text("three")]))
+    session = await core.open_session(S)
+    await session.turn("a").run()
+    fence = await held_by_somebody(core)
+    await session.direct_completion(asking())
+    await core.store.release_lease(fence)
+    with monkeypatch.context() as failing:
+        commit_runtime_state = core.store.commit_runtime_state
+
+        async def unsure(commit, **options):
+            if stands:
+                await commit_runtime_state(commit, **options)
+            raise StoreError("the disk refused")
+
+        failing.setattr(type(core.store), "commit_runtime_state", staticmethod(unsure))
+        with pytest.raises(StoreError):
+            if taken_by == "turn":
+                await session.turn("b").run()
+            else:
+                await session.configure(SessionConfigPatch(max_turns=7))
+    await session.turn("c").run()
+    turns = 3 if taken_by == "turn" else 2
+    assert spent(session) == await stored(core) == {"turn": 15 * turns, "direct": 15}
+
+
 async def test_a_summary_that_came_too_late_is_paid_for_all_the_same(make_core) -> None:
     caller = ScriptedCaller([text("one"), text("two"), text("gist", tokens=(70, 7)), text("three")])
     core = make_core(caller)

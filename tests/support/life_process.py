@@ -43,6 +43,7 @@ from lash_cli.system import SystemIds
 
 # What a model is asked beside the turns, which is answered at once.
 BESIDE = "beside"
+TOKENS_BESIDE = (10, 5)
 DENIED = ShortCircuitTool(failure(FailureClass.PERMISSION_DENIED, "denied", "not that", source="plugin"))
 
 # Somebody else writes for too long; the disk is full; or it refuses the sync behind a commit that stands all the same.
@@ -123,7 +124,7 @@ class SteppedCaller(ScriptedCaller):
     async def call(self, request: Any, *, sink: Any, cancel: Any) -> Any:
         assert is_safe_to_resume(list(request.messages)), "no provider would take this"
         if message_text(request.messages[-1]) == BESIDE:
-            self.steps = [text("said beside")]
+            self.steps = [text("said beside", tokens=TOKENS_BESIDE)]
             return await super().call(request, sink=sink, cancel=cancel)
         self.reply = asyncio.get_running_loop().create_future()
         stopped = asyncio.ensure_future(cancel.wait())

@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import msgspec
 from support.clock import ManualClock, settle
 from support.driving import Crash, unseen
-from support.life_process import BESIDE, Process, SourceDown, World
+from support.life_process import BESIDE, TOKENS_BESIDE, Process, SourceDown, World
 from support.made_files import lay
 from support.scripted import ScriptedCaller, calls, error, text
 from support.switching import switch
-from support.witness import Witness
+from support.witness import BESIDE_SOURCE, Witness
 
 from lash_cli.api import (
     ActiveTurn,
@@ -262,7 +262,9 @@ class StoreLife:
     async def do_open(self, process: Process | None = None) -> None:
         if len(self.witness.sessions()) < MOST_SESSIONS:
             process = process or self._any()
-            await self._try(process, process.core.open_session(self._name("s")))
+            name = self._name("s")
+            self.witness.beside[name] = 0
+            await self._try(process, process.core.open_session(name))
 
     async def do_open_fresh(self, process: Process) -> None:
         session_id = self._session()
@@ -322,7 +324,9 @@ class StoreLife:
     async def do_direct(self, process: Process) -> None:
         session = await self._try(process, self._handle(process, self._session()))
         if session is not None:
-            asked = DirectRequest((Message("m", Role.USER, (TextPart(BESIDE),)),), caused_by="the life")
+            asked = DirectRequest((Message("m", Role.USER, (TextPart(BESIDE),)),), caused_by=BESIDE_SOURCE)
+            if session.session_id in self.witness.beside:
+                self.witness.beside[session.session_id] += sum(TOKENS_BESIDE)
             await self._try(process, session.direct_completion(asked))
 
     async def do_shut(self, process: Process) -> None:

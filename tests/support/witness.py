@@ -26,6 +26,8 @@ from lash_cli.store.sqlite.invariants import broken_rules, integrity
 from lash_cli.store.sqlite.stamps import decode_summary
 from lash_cli.store.sqlite.store import SqliteStore
 
+# To what the costs of calls beside turns are booked.
+BESIDE_SOURCE = "the life"
 # Rows with a session key, which go with their session.
 OWNED = (
     "frames",
@@ -80,6 +82,8 @@ class Witness:
         self.gone: set[str] = set()
         # Sessions that were opened with a state from elsewhere: turns and costs go on from what it says.
         self.given: set[str] = set()
+        # What was spent at most beside turns, by the sessions that begin with nothing.
+        self.beside: Counter[str] = Counter()
         self.gaps = 0
         self._rows = sqlite3.connect(path, isolation_level=None)
         self._seen: dict[tuple[Any, ...], Any] = {}
@@ -240,6 +244,8 @@ class Witness:
             "SELECT summary, started_at_ms FROM turns WHERE session_key = ? AND state = 'committed'", (key,)
         )
         spent = sum(decode_summary(*row).usage.total for row in of_turns)
+        beside = sum(entry.usage.total for entry in read.token_ledger if entry.source == BESIDE_SOURCE)
+        assert beside <= self.beside.get(session_id, beside) or session_id in self.given, "a cost was booked twice"
         told = sum(entry.usage.total for entry in read.token_ledger if entry.source == "turn")
         assert spent == told or (spent < told and session_id in self.given)
 
