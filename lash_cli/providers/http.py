@@ -69,6 +69,16 @@ class HttpResponse(msgspec.Struct, frozen=True):
     aclose: Callable[[], Awaitable[None]]
 
 
+def with_body(response: HttpResponse, body: AsyncGenerator[bytes, None]) -> HttpResponse:
+    """`response` with a body that reads its own, and is closed before it."""
+
+    async def aclose() -> None:
+        await body.aclose()
+        await response.aclose()
+
+    return HttpResponse(response.status, response.headers, body, aclose)
+
+
 class HttpTransport(Protocol):
     """Sends one request."""
 

@@ -10,8 +10,7 @@ Values are redacted, and large ones are left out.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -19,9 +18,8 @@ import msgspec
 
 from lash_cli.core.codec import Record, decode_json, encode
 from lash_cli.core.redaction import redact
-from lash_cli.errors import LlmTransportError
-from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport
-from lash_cli.providers.sse import SseDecoder
+from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport, with_body
+from lash_cli.providers.sse import SseOnlooker
 
 MAX_VALUE_CHARS = 1024
 MAX_WHOLE_BODY_BYTES = 1024 * 1024
@@ -106,13 +104,7 @@ class CapturingTransport:
                 capture.keep(_HEADER + name, response.headers[name])
         if not self._allowed.pointers:
             return response
-        body = _read_along(response, _Pointers(self._allowed.pointers, capture))
-
-        async def aclose() -> None:
-            await body.aclose()
-            await response.aclose()
-
-        return HttpResponse(response.status, response.headers, body, aclose)
+        return with_body(response, _read_along(response.body, _Pointers(self._allowed.pointers, capture)))
 
     async def aclose(self) -> None:
         """Close the inner transport."""
@@ -125,7 +117,7 @@ class _Pointers:
     def __init__(self, pointers: Sequence[tuple[str, tuple[str, ...]]], capture: Capture) -> None:
         self._pointers = pointers
         self._capture = capture
-        self._decoder: SseDecoder | None = SseDecoder()
+        self._onlooker = SseOnlooker()
         self._whole = bytearray()
         self._has_event = False
 
@@ -133,20 +125,11 @@ class _Pointers:
         """Look at the next bytes."""
         if not self._has_event and len(self._whole) <= MAX_WHOLE_BODY_BYTES:
             self._whole += chunk
-        if self._decoder is None:
-            return
-        try:
-            events = self._decoder.feed(chunk)
-        except LlmTransportError:
-            self._decoder = None  # the wire reads the same bytes and reports it
-            return
-        self._take(events)
+        self._take(self._onlooker.seen(chunk))
 
     def end(self) -> None:
         """The body ended: its last event, or the whole of it."""
-        if self._decoder is not None:
-            with contextlib.suppress(LlmTransportError):  # an event cut in the middle; the wire reports it
-                self._take(self._decoder.flush())
+        self._take(self._onlooker.seen(None))
         if not self._has_event and len(self._whole) <= MAX_WHOLE_BODY_BYTES:
             self._look_in(bytes(self._whole))
 
@@ -167,8 +150,8 @@ class _Pointers:
                 self._capture.keep(entry, found)
 
 
-async def _read_along(response: HttpResponse, pointers: _Pointers) -> AsyncGenerator[bytes, None]:
-    async for chunk in response.body:
+async def _read_along(body: AsyncIterator[bytes], pointers: _Pointers) -> AsyncGenerator[bytes, None]:
+    async for chunk in body:
         pointers.feed(chunk)
         yield chunk
     pointers.end()

@@ -97,3 +97,20 @@ class SseDecoder:
                 retryable=True,
                 protocol_position="response_observed",
             )
+
+
+class SseOnlooker:
+    """Reads along with the wire, which reports what cannot be read: behind that it sees nothing more."""
+
+    def __init__(self) -> None:
+        self._decoder: SseDecoder | None = SseDecoder()
+
+    def seen(self, chunk: bytes | None) -> list[str]:
+        """The data of the events that `chunk` completes, or with None of the one left at the end."""
+        if self._decoder is None:
+            return []
+        try:
+            return self._decoder.flush() if chunk is None else self._decoder.feed(chunk)
+        except LlmTransportError:
+            self._decoder = None
+            return []

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-import msgspec
-
-from lash_cli.errors import LlmTransportError
-from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport
-from lash_cli.providers.sse import SseDecoder
+from lash_cli.providers.http import HttpRequest, HttpResponse, HttpTransport, with_body
+from lash_cli.providers.sse import SseOnlooker
 
 OnRequest = Callable[[str, bytes], None]
 OnEvent = Callable[[str], None]
@@ -33,13 +30,7 @@ class TracedTransport:
         response = await self._inner.send(request, start_timeout=start_timeout)
         if self._on_event is None:
             return response
-        body = _told(response.body, self._on_event)
-
-        async def aclose() -> None:
-            await body.aclose()
-            await response.aclose()
-
-        return msgspec.structs.replace(response, body=body, aclose=aclose)
+        return with_body(response, _told(response.body, self._on_event))
 
     async def aclose(self) -> None:
         """Close the inner transport."""
@@ -48,21 +39,10 @@ class TracedTransport:
 
 async def _told(body: AsyncIterator[bytes], on_event: OnEvent) -> AsyncGenerator[bytes, None]:
     """`body` as it is; `on_event` is told what events are in it, up to one that is too long for the wire as well."""
-    decoder: SseDecoder | None = SseDecoder()
+    onlooker = SseOnlooker()
     async for chunk in body:
-        decoder = _tell(decoder, chunk, on_event)
+        for data in onlooker.seen(chunk):
+            on_event(data)
         yield chunk
-    _tell(decoder, None, on_event)
-
-
-def _tell(decoder: SseDecoder | None, chunk: bytes | None, on_event: OnEvent) -> SseDecoder | None:
-    """Tell the events that `chunk` completes, or with None those left at the end. None once nothing can be told."""
-    if decoder is None:
-        return None
-    try:
-        events = decoder.flush() if chunk is None else decoder.feed(chunk)
-    except LlmTransportError:
-        return None
-    for data in events:
+    for data in onlooker.seen(None):
         on_event(data)
-    return decoder
