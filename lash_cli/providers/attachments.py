@@ -26,20 +26,21 @@ UNSUPPORTED = "unsupported_attachment_capability"
 IMAGES = ("image/gif", "image/jpeg", "image/png", "image/webp")
 _OFFICE = "application/vnd.openxmlformats-officedocument."
 
-_OPENAI_FILES = (
-    "application/pdf",
-    "application/json",
-    "application/msword",
-    _OFFICE + "wordprocessingml.document",
-    "application/vnd.ms-excel",
-    _OFFICE + "spreadsheetml.sheet",
-    "application/vnd.ms-powerpoint",
-    _OFFICE + "presentationml.presentation",
-    "text/csv",
-    "text/html",
-    "text/markdown",
-    "text/plain",
-)
+#: The kinds of file that OpenAI takes, and the ending that names one without a name.
+OPENAI_FILES = {
+    "application/pdf": "pdf",
+    "application/json": "json",
+    "application/msword": "doc",
+    _OFFICE + "wordprocessingml.document": "docx",
+    "application/vnd.ms-excel": "xls",
+    _OFFICE + "spreadsheetml.sheet": "xlsx",
+    "application/vnd.ms-powerpoint": "ppt",
+    _OFFICE + "presentationml.presentation": "pptx",
+    "text/csv": "csv",
+    "text/html": "html",
+    "text/markdown": "md",
+    "text/plain": "txt",
+}
 
 
 class Carried(NamedTuple):
@@ -60,8 +61,8 @@ class Carried(NamedTuple):
 #: By kind of provider. Text is no file here: every wire carries it as words.
 CARRIED: dict[str, Carried] = {
     "openai_responses": Carried(
-        files=_OPENAI_FILES,
-        by_address=(*IMAGES, *_OPENAI_FILES),
+        files=tuple(OPENAI_FILES),
+        by_address=(*IMAGES, *OPENAI_FILES),
         provider_files=True,
     ),
     # Contract 06 §7 has no files here; OpenAI and OpenRouter have taken PDF since, and who does not says so.

@@ -31,7 +31,14 @@ from lash_cli.core.content import (
 )
 from lash_cli.core.llm import GenerationReceipt, JsonObjectOutput, JsonSchemaOutput, LlmRequest
 from lash_cli.core.media import is_text
-from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
+from lash_cli.providers.attachments import (
+    CARRIED,
+    OPENAI_FILES,
+    AttachmentBytes,
+    carrying_refusal,
+    refuse_attachment,
+    stand_in,
+)
 from lash_cli.providers.caching import fitted, prompt_cache_fields
 from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
@@ -47,21 +54,6 @@ _CARRIED = CARRIED["openai_responses"]
 _FRAMES = {"user": Frame(b',{"content":[', b'],"role":"user","type":"message"}')}
 # It has neither a seed nor stop sequences.
 _WORDS = GenerationWords("temperature")
-#: The kinds of file the wire takes, and the ending that names one without a name.
-_FILES = {
-    "application/pdf": "pdf",
-    "application/json": "json",
-    "application/msword": "doc",
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
-    "application/vnd.ms-excel": "xls",
-    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
-    "application/vnd.ms-powerpoint": "ppt",
-    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
-    "text/csv": "csv",
-    "text/html": "html",
-    "text/markdown": "md",
-    "text/plain": "txt",
-}
 
 
 class ResponsesEncoder:
@@ -276,12 +268,12 @@ class _ItemEncoder:
 
 def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:
     """Attachment bytes as the block their media type asks for; kinds of text this wire has no file for are words."""
-    if media_type not in _FILES and is_text(media_type):
+    if media_type not in OPENAI_FILES and is_text(media_type):
         return _input_text(attached_words(data, label))
     url = f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
     if media_type in _CARRIED.images:
         return {"detail": "auto", "image_url": url, "type": "input_image"}
-    return {"file_data": url, "filename": label or f"attachment.{_FILES[media_type]}", "type": "input_file"}
+    return {"file_data": url, "filename": label or f"attachment.{OPENAI_FILES[media_type]}", "type": "input_file"}
 
 
 def _item(item: dict[str, Any]) -> Piece:
