@@ -23,7 +23,7 @@ from lash_cli.core.protocols import CancelSignal, Clock, ToolContext
 from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolCallOutput, ToolSuccess, cancelled, success
 from lash_cli.tools.edits import Edited, Replacement, apply_edits
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
-from lash_cli.tools.function import FunctionTool, function_tool
+from lash_cli.tools.function import FunctionTool, tool
 from lash_cli.tools.policy import FilePolicy, printable, require_regular, shown_name
 from lash_cli.tools.process_group import ProcessGroups
 from lash_cli.tools.writing import PathLocks, replace_file, run_to_end
@@ -101,8 +101,7 @@ class FileTools:
     def tools(self) -> tuple[FunctionTool, ...]:
         """read_file, write, edit."""
         return (
-            function_tool(
-                self.read_file,
+            tool(
                 name="read_file",
                 tool_id="builtin.read_file",
                 description=(
@@ -111,17 +110,15 @@ class FileTools:
                 ),
                 retry=READ_RETRY,
                 approval="read",
-            ),
-            function_tool(
-                self.write,
+            )(self.read_file),
+            tool(
                 name="write",
                 tool_id="builtin.write",
                 description="Create a file or replace all of its content. Missing directories are created.",
                 retry=NeverRetry(),
                 approval="write",
-            ),
-            function_tool(
-                self.edit,
+            )(self.write),
+            tool(
                 name="edit",
                 tool_id="builtin.edit",
                 description=(
@@ -130,7 +127,7 @@ class FileTools:
                 ),
                 retry=NeverRetry(),
                 approval="write",
-            ),
+            )(self.edit),
         )
 
     async def read_file(self, arguments: ReadArguments, context: ToolContext) -> ToolCallOutput:

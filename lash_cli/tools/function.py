@@ -144,45 +144,6 @@ def _mentions(node: Any, reference: str) -> bool:
     return isinstance(node, list) and any(_mentions(child, reference) for child in node)
 
 
-def function_tool(
-    function: ToolFunction,
-    *,
-    name: str,
-    tool_id: str | None = None,
-    description: str | None = None,
-    retry: ToolRetryPolicy | None = None,
-    approval: ApprovalClass = "read",
-    timeout_s: float | None = None,
-    exclusive_group: str | None = None,
-    prepare: ToolFunction | None = None,
-) -> FunctionTool:
-    """Wrap `function(arguments, context)`; see `tool` for the parameters.
-
-    Raises `PluginRegistrationError` when it cannot be called so, when the first parameter is not
-    annotated with a `msgspec.Struct` that has a JSON schema, and for an option that no tool can have.
-    """
-    arguments = _arguments_type(function, name)
-    try:
-        manifest = ToolManifest(
-            id=tool_id or name,
-            name=name,
-            description=description or inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0],
-            retry_policy=retry or NeverRetry(),
-            approval=approval,
-            timeout_ms=None if timeout_s is None else _milliseconds(timeout_s),
-            exclusive_group=exclusive_group,
-        )
-        contract = ToolContract(input_schema=_object_schema(arguments))
-        readable_manifest(manifest)
-        _check_answers(function)
-        if prepare is not None:
-            inspect.signature(prepare).bind(None, None)
-            _check_answers(prepare)
-    except (AttributeError, TypeError, ValueError, OverflowError) as error:
-        raise PluginRegistrationError(f"tool {name!r} cannot be made: {error}") from error
-    return FunctionTool(manifest, contract, arguments, function, prepare)
-
-
 def _milliseconds(timeout_s: float) -> int:
     """The time limit of a tool; raises `ValueError` unless some time is left within it."""
     if not timeout_s > 0:
@@ -273,17 +234,26 @@ def tool(
     """
 
     def decorate(function: ToolFunction) -> FunctionTool:
-        return function_tool(
-            function,
-            name=name,
-            tool_id=tool_id,
-            description=description,
-            retry=retry,
-            approval=approval,
-            timeout_s=timeout_s,
-            exclusive_group=exclusive_group,
-            prepare=prepare,
-        )
+        arguments = _arguments_type(function, name)
+        try:
+            manifest = ToolManifest(
+                id=tool_id or name,
+                name=name,
+                description=description or inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0],
+                retry_policy=retry or NeverRetry(),
+                approval=approval,
+                timeout_ms=None if timeout_s is None else _milliseconds(timeout_s),
+                exclusive_group=exclusive_group,
+            )
+            contract = ToolContract(input_schema=_object_schema(arguments))
+            readable_manifest(manifest)
+            _check_answers(function)
+            if prepare is not None:
+                inspect.signature(prepare).bind(None, None)
+                _check_answers(prepare)
+        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+            raise PluginRegistrationError(f"tool {name!r} cannot be made: {error}") from error
+        return FunctionTool(manifest, contract, arguments, function, prepare)
 
     return decorate
 

@@ -23,7 +23,7 @@ from lash_cli.core.codec import decode, decode_any
 from lash_cli.core.protocols import CancelSignal, Clock, ToolContext
 from lash_cli.core.tools import FailureClass, SafeRetry, ToolCallOutput, cancelled, success
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
-from lash_cli.tools.function import FunctionTool, function_tool
+from lash_cli.tools.function import FunctionTool, tool
 from lash_cli.tools.patterns import IgnoreFile, compile_glob, is_ignored, parse_ignore_file
 from lash_cli.tools.policy import MAX_PATH_CHARS, FilePolicy, printable, shown_name, status_of
 from lash_cli.tools.process_group import ProcessGroups
@@ -203,8 +203,7 @@ class SearchTools:
     def tools(self) -> tuple[FunctionTool, ...]:
         """glob and grep."""
         return (
-            function_tool(
-                self.glob,
+            tool(
                 name="glob",
                 tool_id="builtin.glob",
                 description=(
@@ -213,9 +212,8 @@ class SearchTools:
                 ),
                 retry=SEARCH_RETRY,
                 approval="read",
-            ),
-            function_tool(
-                self.grep,
+            )(self.glob),
+            tool(
                 name="grep",
                 tool_id="builtin.grep",
                 description=(
@@ -224,7 +222,7 @@ class SearchTools:
                 ),
                 retry=SEARCH_RETRY,
                 approval="read",
-            ),
+            )(self.grep),
         )
 
     async def glob(self, arguments: GlobArguments, context: ToolContext) -> ToolCallOutput:

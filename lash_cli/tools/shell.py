@@ -26,7 +26,7 @@ import msgspec
 from lash_cli.core.protocols import Clock, ToolContext
 from lash_cli.core.tools import FailureClass, NeverRetry, ToolCallOutput, cancelled, success
 from lash_cli.tools.faults import ToolFault, invalid
-from lash_cli.tools.function import FunctionTool, function_tool
+from lash_cli.tools.function import FunctionTool, tool
 from lash_cli.tools.policy import FilePolicy, status_of
 from lash_cli.tools.process_group import ProcessGroups
 from lash_cli.tools.spilling import spill
@@ -163,8 +163,7 @@ class ShellTools:
     def tools(self) -> tuple[FunctionTool, ...]:
         """exec_command."""
         return (
-            function_tool(
-                self.exec_command,
+            tool(
                 name="exec_command",
                 tool_id="builtin.exec_command",
                 description=(
@@ -173,7 +172,7 @@ class ShellTools:
                 ),
                 retry=NeverRetry(),
                 approval="execute",
-            ),
+            )(self.exec_command),
         )
 
     async def exec_command(self, arguments: ExecArguments, context: ToolContext) -> ToolCallOutput:
