@@ -66,4 +66,7 @@ async def tidied(work: Coroutine[Any, Any, object], *, within_s: float) -> None:
             async with asyncio.timeout(within_s):
                 await work
 
-    await seen_through(tidy())
+    try:
+        await seen_through(tidy())
+    finally:
+        work.close()  # never begun where everything is cancelled, as an event loop does that is shut down

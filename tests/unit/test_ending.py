@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
-from lash_cli.runtime.ending import end
+from lash_cli.runtime.ending import end, tidied
 
 
 class Slow:
@@ -73,3 +74,22 @@ async def test_a_task_that_is_over_is_not_waited_for() -> None:
     await asyncio.wait((slow.task,))
     await end(slow.task)
     assert slow.task.cancelled()
+
+
+async def test_what_is_owed_is_put_away_when_everything_is_cancelled_before_it_begins(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    async def owed() -> None:
+        """Never begun."""
+
+    owing = asyncio.create_task(tidied(owed(), within_s=1.0))
+    await asyncio.sleep(0)
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    assert len(others) == 2
+    for task in others:
+        task.cancel()
+    await asyncio.wait(others)
+    assert owing.cancelled()
+    del owing, others, task
+    gc.collect()
+    assert not recwarn.list
