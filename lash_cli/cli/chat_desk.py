@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 # Colours and wrapping as usual, pastes without brackets, the cursor seen, and a line of its own for who writes next.
 _USUAL_TERMINAL = "\x1b[0m\x1b[?7h\x1b[?2004l\x1b[?25h\r\n"
-TOOLBAR_SLOTS = ("model", "ctx", "queue", "lease", "cost")
 PLAIN_KEYS = """Enter   send; while a turn runs, send into it; an empty line sends what is queued
 \\       at the end of a line: the text goes on in the next one
 Ctrl-C  cancel the turn; twice within 2 s without one: quit
@@ -172,15 +171,16 @@ class ChatDesk:
         from lash_cli.repl.keymap import key_table, keys_text
 
         settings, output = self._invocation.settings, self._invocation.output
-        configured = settings.get("repl.keys") or {}
+        configured, toolbar = settings.get("repl.keys") or {}, settings.get("repl.toolbar")
         if plan.is_plain:
             return self._plain_face(client, memory, Commands)
         from lash_cli.repl.terminal import FaceOptions, LineHistory, PromptFace
+        from lash_cli.settings.schema import TOOLBAR_SLOTS
         from lash_cli.views.chat_lines import ASCII_CHAT_GLYPHS, ChatGlyphs
 
         options = FaceOptions(
             keys=key_table(configured),
-            toolbar=_toolbar(settings.get("repl.toolbar")),
+            toolbar=TOOLBAR_SLOTS if toolbar is None else tuple(toolbar),
             is_vi=plan.is_vi,
             color=output.color,
             ascii_only=output.ascii,
@@ -213,19 +213,6 @@ class ChatDesk:
         )
         commands = make_commands(client, keys_text=PLAIN_KEYS, write=face.write, attach=face.attach)
         return face, face.interrupt
-
-
-def _toolbar(configured: list[str] | None) -> tuple[str, ...]:
-    """The slots of the toolbar; raises `ConfigError` (`config_invalid`) for one that does not exist."""
-    slots = TOOLBAR_SLOTS if configured is None else tuple(configured)
-    for slot in slots:
-        if slot not in TOOLBAR_SLOTS:
-            raise ConfigError(
-                f"repl.toolbar has no slot {slot!r}",
-                code="config_invalid",
-                hint=f"there are: {', '.join(TOOLBAR_SLOTS)}",
-            )
-    return slots
 
 
 @contextmanager

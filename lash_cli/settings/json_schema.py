@@ -71,7 +71,7 @@ def _value(option: Option) -> Schema:
         case "choice":
             return {"enum": list(option.choices)}
         case "list":
-            return {"type": "array", "items": dict(_NAME)}
+            return {"type": "array", "items": {"enum": list(option.choices)} if option.choices else dict(_NAME)}
         case "table":
             return {"type": "object"} if option.fields is None else _closed(_options(option.fields))
         case "duration":

@@ -27,7 +27,8 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86
 
 
 class Option(NamedTuple):
-    """What one key holds. `minimum` bounds integers; `default` None means unset; `fields` are all a table may have.
+    """What one key holds. `choices` are for it, or for the items of a list; `minimum` bounds integers; `default` None
+    means unset; `fields` are all a table may have.
 
     A `name` is a text that is not blank: an empty one would silently be as if it were not set. An empty `text` says
     that there is none (no prompt, no trace), and so wins over what it is set over.
@@ -40,6 +41,8 @@ class Option(NamedTuple):
     fields: dict[str, Option] | None = None
 
 
+# What may stand in the toolbar of a chat, and does unless it is said.
+TOOLBAR_SLOTS = ("model", "ctx", "queue", "lease", "cost")
 _MODES = ("ask", "auto", "never")
 
 # What is known of a model's costs: money for a million tokens of each usage bucket.
@@ -88,7 +91,7 @@ SECTIONS: dict[str, dict[str, Option]] = {
         "after_interrupt": Option("choice", "hold", ("hold", "continue")),
         "replay": Option("integer", 20),
         "history": Option("integer", 5000),
-        "toolbar": Option("list"),
+        "toolbar": Option("list", choices=TOOLBAR_SLOTS),
         "keys": Option("table"),
     },
     "work": {
@@ -205,6 +208,9 @@ def check_value(option: Option, value: Any) -> Any:
         case "list":
             # Blanks are something: a stop sequence may be a line break.
             is_list = isinstance(value, list) and all(isinstance(item, str) and item for item in value)
+            if option.choices:
+                is_known = is_list and all(item in option.choices for item in value)
+                return _expect(value, is_known, f"a list of: {', '.join(option.choices)}")
             return _expect(value, is_list, "a list of texts that are not empty")
         case "number":
             is_number = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
@@ -298,7 +304,7 @@ def parse_text(option: Option, text: str) -> Any:
         case "list":
             if text.lstrip().startswith("["):
                 return check_value(option, parse_toml_value(text))
-            return [item.strip() for item in text.split(",") if item.strip()]
+            return check_value(option, [item.strip() for item in text.split(",") if item.strip()])
         case "table" | "number":
             return check_value(option, parse_toml_value(text))
         case _:

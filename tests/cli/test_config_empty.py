@@ -52,13 +52,13 @@ def test_a_name_that_is_empty_in_a_file_is_a_mistake_with_its_line(lash, home: P
 
 @pytest.mark.parametrize(("key", "none"), SAYING_NONE)
 def test_an_empty_value_that_says_none_is_kept_and_wins_over_what_it_is_set_over(lash, home, key, none) -> None:
-    assert lash("config", "set", key, "something").code == 0
+    assert lash("config", "set", key, "queue").code == 0
     assert lash("config", "get", key, "-c", f"{key}=", "-o", "json").json["value"] == none
     assert lash("config", "set", key, "").code == 0
     assert lash("config", "get", key, "-o", "json").json["value"] == none
 
 
-@pytest.mark.parametrize("key", ["tools.roots", "repl.toolbar"])
+@pytest.mark.parametrize("key", ["tools.roots"])
 def test_a_list_has_no_empty_place_in_it(lash, key: str) -> None:
     done = lash("config", "set", key, '["a", ""]', "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (2, "", "usage")
@@ -84,3 +84,14 @@ def test_no_verb_writes_an_empty_name(lash, home: Path, words: tuple[str, ...]) 
     done = lash(*words, "-o", "json", input="sk-test")
     assert (done.code, done.out) == (2, ""), done.err
     assert not home.exists()
+
+
+def test_a_toolbar_of_a_slot_that_does_not_exist_is_refused_where_it_is_written_and_where_it_is_read(lash, home):
+    refused = lash("config", "set", "repl.toolbar", '["model", "zz"]', "-o", "json")
+    assert (refused.code, refused.error["code"]) == (2, "usage") and "model, ctx, queue" in refused.error["message"]
+    assert not (home / "config.toml").exists()
+    assert lash("config", "set", "repl.toolbar", "model,zz").code == 2
+    assert lash("config", "set", "repl.toolbar", '["cost", "model"]').code == 0
+    (home / "config.toml").write_text('[repl]\ntoolbar = ["zz"]\n')
+    checked = lash("config", "validate")
+    assert checked.code == 5 and "config.toml:2" in checked.err and "'zz'" in checked.err
