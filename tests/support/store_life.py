@@ -376,6 +376,10 @@ class StoreLife:
         if process.drive is not None and process.driven is None:
             process.drive.cancel()
             await asyncio.wait(tasks)
+            if not process.drive.cancelled() and isinstance(process.drive.exception(), Crash):
+                # It had died in one of the sessions that it worked on.
+                await self._die(process)
+                return
             tasks = []
         await process.close()
         for task in tasks:
