@@ -100,7 +100,7 @@ def test_what_the_provider_cannot_be_sent_ends_the_turn_before_a_byte_leaves(las
         assert "audio/mpeg" in done.error["message"]
         server.script(text_reply("still here"))
         assert lash("turn", "s", "and now?", env=openai(server)).out == "still here\n"
-        assert [message["content"] for message in server.requests[0].json["messages"]] == ["x", "and now?"]
+        assert [message["content"] for message in server.requests[0].json["messages"]] == ["x\n\nand now?"]
 
 
 def test_a_file_of_a_tool_that_the_provider_cannot_be_sent_is_a_failed_result(lash: Any, tmp_path: Path) -> None:
@@ -120,10 +120,8 @@ def test_a_session_goes_on_with_a_provider_that_cannot_be_sent_what_it_holds(las
         for _ in range(2):
             done = lash("turn", "s", "and?", "--provider", "chat", "--model", "m-1", env=openai(server))
             assert (done.code, done.out) == (0, "I cannot hear it\n"), done.err
-        assert server.requests[0].json["messages"][0]["content"] == [
-            {"text": "listen", "type": "text"},
-            {"text": "[song.mp3 (audio/mpeg): it cannot be shown to this model]", "type": "text"},
-        ]
+        told = "listen\n\n[song.mp3 (audio/mpeg): it cannot be shown to this model]"
+        assert server.requests[0].json["messages"][0]["content"] == told
         refused = lash("turn", "s", "hear", "-a", "song.mp3", env=openai(server), cwd=tmp_path)
         assert refused.code != 0 and "audio/mpeg" in refused.err and len(server.requests) == 2
         assert lash("turn", "s", "never mind", env=openai(server)).code == 0
