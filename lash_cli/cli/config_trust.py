@@ -13,7 +13,7 @@ import typer
 
 from lash_cli.cli.asking import confirm
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import Document, emit_many, emit_one, say
+from lash_cli.cli.output import Document, emit_many, emit_one, say, tell
 from lash_cli.errors import NotFoundError, UsageError
 from lash_cli.paths import absolute, current_directory, only_regular
 from lash_cli.settings.loading import PROJECT_FILE, find_project_file, read_project, restricted_keys
@@ -56,7 +56,7 @@ def _trust(file: str) -> int:
     text, values = read_project(file)
     keys = restricted_keys(values)
     if keys:
-        say("\n".join(f"{key} = {asked_text(masked(values[key].value))}" for key in keys))
+        tell("\n".join(f"{key} = {asked_text(masked(values[key].value))}" for key in keys))
         confirm(f"let {file} set {', '.join(keys)}?")
     trust(current().paths, file, text)
     emit_one("ProjectTrust", _document(file, trusted=True, keys=keys), text="")

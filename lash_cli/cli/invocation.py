@@ -25,8 +25,10 @@ Format = Literal["text", "table", "json", "jsonl", "name"]
 # What LASH_FORCE_TTY says beyond yes.
 _FEWEST_COLUMNS = 10
 MACHINE_FORMATS = frozenset({"json", "jsonl", "name"})
-# A command in a text for people, up to its verb. Help is the same everywhere.
-_NAMED_COMMAND = re.compile(r"(?<![^\s(:;,])lash (?=[a-z])(?!help\b|(?:[a-z-]+ ){1,2}--help)")
+# A command in a text for people, up to its verb, or quoted words, which are somebody's. Help is the same everywhere.
+_NAMED_COMMAND = re.compile(
+    r"""(?<![^\s'"])(?:'[^']*'|"[^"]*")|(?<![^\s(:;,])lash (?=[a-z])(?!help\b|(?:[a-z-]+ ){1,2}--help)"""
+)
 
 
 def is_ascii_wanted(options: GlobalOptions, environment: Mapping[str, str]) -> bool:
@@ -127,13 +129,15 @@ class Invocation:
 
     def commands_here(self, text: str) -> str:
         """`text` with every command it names made one of the home, database and profile of this invocation, so that it
-        works when it is pasted (contract 08 §6.2). What names them already, and what says none, stays as it is."""
+        works when it is pasted (contract 08 §6.2). What names them already, what is quoted, and what says none stays as
+        it is."""
         places = self.options.places()
         if not places:
             return text
         from lash_cli.views.shell_words import shell_word
 
-        return _NAMED_COMMAND.sub(lambda _: " ".join(["lash", *map(shell_word, places), ""]), text)
+        here = " ".join(["lash", *map(shell_word, places), ""])
+        return _NAMED_COMMAND.sub(lambda found: here if found[0] == "lash " else found[0], text)
 
     @property
     def wants_ascii(self) -> bool:

@@ -148,11 +148,15 @@ def flush() -> None:
 
 
 def say(text: str) -> None:
-    """A note for people on stderr; silent with `-q` and when a program reads the result."""
+    """A note for people on stderr, the commands it names being for here; silent as `tell` is."""
+    tell(current().commands_here(text))
+
+
+def tell(text: str) -> None:
+    """What others wrote, as it is, on stderr; silent with `-q` and when a program reads the result."""
     invocation = current()
-    if invocation.options.quiet or invocation.output.is_machine:
-        return
-    write_note(safe_text(invocation.commands_here(text)))
+    if not (invocation.options.quiet or invocation.output.is_machine):
+        write_note(safe_text(text))
 
 
 def warn(text: str, code: str = "warning") -> None:

@@ -13,7 +13,7 @@ import typer
 
 from lash_cli.api.queue import source_key_of
 from lash_cli.cli.documents import Document
-from lash_cli.cli.output import emit_many, emit_one, safe, say
+from lash_cli.cli.output import emit_many, emit_one, safe, tell
 from lash_cli.cli.queue_access import existing_store, find_batch, input_not_found, named_session, queue_of
 from lash_cli.cli.queue_commands import OfSession
 from lash_cli.cli.queue_documents import batch_document, batch_preview, outcome_item
@@ -134,7 +134,7 @@ def finish_cancel(items: Sequence[Document]) -> int:
     for item in items:
         turn_id = item["claim"]["turn_id"] if item["claim"] is not None else None
         turn = f"  (turn {turn_id})" if turn_id is not None else ""
-        say(f"{item['outcome']}  {item['id'] or item['target']['value']}  {item['preview'] or ''}".rstrip() + turn)
+        tell(f"{item['outcome']}  {item['id'] or item['target']['value']}  {item['preview'] or ''}".rstrip() + turn)
     raise error
 
 

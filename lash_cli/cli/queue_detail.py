@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lash_cli.cli.documents import Document
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import emit_many, emit_one, safe, say
+from lash_cli.cli.output import emit_many, emit_one, safe, say, tell
 from lash_cli.cli.queue_access import find_input, is_input_held, named_session
 from lash_cli.cli.queue_documents import (
     PENDING_INPUT_STATES,
@@ -60,8 +60,8 @@ def _tell(read: QueueRead) -> None:
         say(f"nothing waits in {meta.name}")
     if meta.held_at_ms is not None:
         reason = f": {meta.hold_reason}" if meta.hold_reason else ""
-        release = f"lash queue release {shell_word(meta.name)}"
-        say(f"held since {rfc3339(meta.held_at_ms)}{reason}; let it go on with: {release}")
+        release = current().commands_here(f"lash queue release {shell_word(meta.name)}")
+        tell(f"held since {rfc3339(meta.held_at_ms)}{reason}; let it go on with: {release}")
     edits = [edit for edit in unfinished_edits() if edit.session_id == meta.session_id]
     if edits:
         say("an edit of this queue was cut off; put its texts back with: lash queue edit --recover")

@@ -21,7 +21,7 @@ import msgspec
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT, interrupted_error, timeout_error, turn_error
 from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import write_out
-from lash_cli.cli.output import SCHEMA, emit_one, safe, say, to_json, warn, warn_of_raw
+from lash_cli.cli.output import SCHEMA, emit_one, safe, say, tell, to_json, warn, warn_of_raw
 from lash_cli.cli.signals import SignalState, given_back, interrupted_before, turn_signals, write_at_once
 from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_documents import turn_result_document, turn_usage_document
@@ -85,7 +85,7 @@ class TurnRun:
         self._lines: EventLines | None = None
         self._view = self._make_view()
         # An interrupted turn that is finished first is not the answer asked for: its text goes to stderr.
-        self._earlier = PipeView(lambda text: say(text.rstrip("\n")), say, self._clean)
+        self._earlier = PipeView(lambda text: tell(text.rstrip("\n")), tell, self._clean)
         self._earlier_ids: set[str] = set()
         self._has_begun = False
         # The id asked for, "" for any new turn, None when the interrupted turn is what was asked for.
@@ -339,15 +339,15 @@ class TurnRun:
             warn_of_raw()
         if options.quiet:
             return QuietView(self._write, self._clean)
+        told = self._tell_on_terminal if self._is_on_terminal else tell
         if self._showing.is_value:
-            return ValueView(self._write, self._tell_on_terminal if self._is_on_terminal else say, self._clean)
+            return ValueView(self._write, told, self._clean)
         if self._showing.out is not None or not options.is_terminal:
-            return PipeView(self._write, say, self._clean)
-        tell = self._tell_on_terminal if self._is_on_terminal else say
+            return PipeView(self._write, tell, self._clean)
         if options.plain:
-            return PlainTerminalView(self._write, tell, self._clean)
+            return PlainTerminalView(self._write, told, self._clean)
         width = options.columns or shutil.get_terminal_size().columns
-        return MarkdownTerminalView(_PumpFile(self._write), tell, self._clean, color=options.color, width=width)
+        return MarkdownTerminalView(_PumpFile(self._write), told, self._clean, color=options.color, width=width)
 
     def _tell_on_terminal(self, line: str) -> None:
         """Through the same writer as the answer, so that both stay in order on one screen."""

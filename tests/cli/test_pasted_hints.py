@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 
@@ -93,3 +94,27 @@ def test_help_needs_no_place(world, elsewhere, arguments):
 def test_without_such_an_option_a_command_is_named_as_short_as_it_is(lash):
     lash("open", "s")
     assert "look at it with: lash show s\n" in lash("open", "s", "--new").err
+
+
+@pytest.mark.parametrize("name", ["my lash log", "it's a lash log"])
+def test_neither_a_name_nor_a_place_is_taken_for_a_command(lash, tmp_path, name):
+    place = ("--home", str(tmp_path / "the lash home"))
+    for verb in (("open", "s", "--name", name), ("enqueue", "s", "!text waits"), ("queue", "hold", "s")):
+        held = lash(*verb, *place)
+    release = shlex.join(["lash", *place, "queue", "release", name])
+    assert held.out.endswith(f"; next: {release}\n")
+    assert f": {release}\n" in lash("enqueue", "s", "!text more", *place).err
+    assert f" {shlex.join(['lash', *place, 'resume', name])}\n" in lash("park", "s", *place).out
+
+
+def test_what_others_wrote_is_told_as_it_is(world, tmp_path):
+    written = 'cd / && lash ls; echo "(lash show x)"'
+    world("open", "t")
+    told = world("turn", "t", f"!tool exec_command {json.dumps({'cmd': written})}", "--approve", "execute=never").err
+    assert json.dumps(written)[1:-1] in told
+    world("queue", "hold", "s", "--reason", "until lash work is asked for")
+    assert "until lash work is asked for;" in world("queue", "ls", "s").err
+    project = tmp_path / "project" / ".lash"
+    project.mkdir(parents=True)
+    (project / "config.toml").write_text("[providers.p]\nkind = 'openai_chat'\nkey = 'cmd:x; lash key get p'\n")
+    assert "x; lash key get p" in world("config", "trust", cwd=project.parent).err
