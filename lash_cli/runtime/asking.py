@@ -24,7 +24,8 @@ from lash_cli.core.llm import (
     kept_result,
 )
 from lash_cli.core.protocols import EventSink, JudgesAttachments, ModelCaller
-from lash_cli.runtime.cancellation import CancelToken
+from lash_cli.errors import SessionExecutionLeaseExpired
+from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.foreign import CutOff, within_turn
 
 _log = logging.getLogger("lash.models")
@@ -40,8 +41,8 @@ _MAX_TEXT_CHARS: Final = 1_024
 async def asked(
     caller: ModelCaller, request: LlmRequest, *, sink: EventSink, cancel: CancelToken, is_strict: bool = False
 ) -> LlmCallResult:
-    """What `caller` answers, or the error that stands for what it did instead. Raises what `sink` raises, and with
-    `is_strict` what the caller does."""
+    """What `caller` answers, or the error that stands for what it did instead. Raises what `sink` raises, with
+    `is_strict` what the caller does, and `SessionExecutionLeaseExpired` when `cancel` says that the lane was lost."""
     heard = _Heard(sink)
     try:
         if getattr(caller, "checks_answers", False):
@@ -54,7 +55,8 @@ async def asked(
     except CutOff:
         return LlmCallResult(LlmCallRecord(request.scope.request_id), error=_CANCELLED, text_streamed=heard.has_any)
     except Exception as raised:
-        if raised is heard.fault or is_strict:
+        is_lane_lost = cancel.cause is CancelCause.LEASE_LOST and isinstance(raised, SessionExecutionLeaseExpired)
+        if raised is heard.fault or is_strict or is_lane_lost:
             raise
         _log.exception("the model caller raised")
         return _panicked(request, f"raised {described(raised, _MAX_TEXT_CHARS)}", heard)
