@@ -322,5 +322,26 @@ async def test_nothing_is_acknowledged_once_the_file_is_another_one_or_gone(
     assert _content(database_path) == before
 
 
+@pytest.mark.parametrize("what", ["replaced", "removed"])
+async def test_nor_where_that_happened_before_anything_was_written(
+    database_path: Path, clock: ManualClock, what: str
+) -> None:
+    store = SqliteStore.open(database_path, clock)
+    assert await store.session_row("s") is None
+    if what == "replaced":
+        other = database_path.with_name("other.db")
+        SqliteStore.open(other, clock).close()
+        os.replace(other, database_path)
+    else:
+        os.unlink(database_path)
+    before = _content(database_path)
+    for _ in range(2):
+        with pytest.raises(StoreUnusable) as caught:
+            await make.create(store, clock)
+        assert (caught.value.code, caught.value.ambiguous) == ("store_replaced", False)
+    await store.aclose()
+    assert _content(database_path) == before
+
+
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None

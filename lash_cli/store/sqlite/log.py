@@ -41,6 +41,8 @@ _TRUNCATE_CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
 class Log:
     """The write-ahead log as a file to sync and to measure. It stays the same file while a connection is open.
 
+    Made for a database that is there, and raises as `require_place` where it is not.
+
     SQLite takes its locks on the database file, never on the log, so opening
     and closing the log here cannot drop one.
     """
@@ -50,14 +52,13 @@ class Log:
         self._path = f"{path}-wal"
         # Not its number: what is interrupted between opening and keeping closes itself.
         self._file: FileIO | None = None
-        # Which file the connection that writes has opened.
-        self._place: tuple[int, int] | None = None
+        # Which file the database was as it was opened: what is read, and written later, is to be the same one.
+        self._place = self._standing()
 
     def begin(self) -> None:
-        """Be the log of what stands under the name of the database now: the connection that writes is opened next."""
+        """The connection that writes is opened next, and may begin another log. Raises as `require_place`."""
         self.close()
-        status = os.stat(self._database)
-        self._place = status.st_dev, status.st_ino
+        self.require_place()
 
     def open(self) -> None:
         """Be ready to sync: asked before anything is committed that is to be acknowledged.
@@ -72,12 +73,15 @@ class Log:
 
     def require_place(self) -> None:
         """Raise `StoreUnusable` (`store_replaced`), as `open`."""
+        if self._standing() != self._place:
+            raise self._replaced("is another file by now")
+
+    def _standing(self) -> tuple[int, int]:
         try:
             status = os.stat(self._database)
         except OSError as error:
             raise self._replaced(f"cannot be found any more ({error.strerror})") from error
-        if (status.st_dev, status.st_ino) != self._place:
-            raise self._replaced("is another file by now")
+        return status.st_dev, status.st_ino
 
     def _replaced(self, what: str) -> StoreUnusable:
         return StoreUnusable(
