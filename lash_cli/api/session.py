@@ -203,7 +203,7 @@ class LashSession(QueueVerbs):
             from lash_cli.api.queue import require_key
 
             require_key(key)
-        require_limits(max_turns, cost_limit, waits_ms=(busy_wait_ms, timeout_ms))
+        require_limits(max_turns, cost_limit, timeout_ms=timeout_ms, busy_wait_ms=busy_wait_ms)
         content = TurnInput.of(turn_input)
         if output is not None:
             content = answering(content, output)
@@ -224,7 +224,7 @@ class LashSession(QueueVerbs):
     def redrive(self, *, busy_wait_ms: int = 0) -> TurnBuilder:
         """Describe finishing a turn that a crash cut off; its output has no result when there is none."""
         self._check_open()
-        require_limits(waits_ms=(busy_wait_ms,))
+        require_limits(busy_wait_ms=busy_wait_ms)
         return TurnBuilder(self._run, TurnRequest(None, busy_wait_ms=busy_wait_ms))
 
     async def drain_once(self, sink: TurnActivitySink) -> TurnOutput:

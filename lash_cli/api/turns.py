@@ -8,7 +8,7 @@ turn cancels the turn, lets it commit, and then re-raises.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -60,12 +60,16 @@ def drawn(turn_input: TurnInput, generation: Generation) -> TurnInput:
 
 
 def require_limits(
-    max_turns: int | None = None, cost_limit: CostLimit | None = None, *, waits_ms: Sequence[int | None] = ()
+    max_turns: int | None = None,
+    cost_limit: CostLimit | None = None,
+    *,
+    timeout_ms: int | None = None,
+    busy_wait_ms: int = 0,
 ) -> None:
-    """Raise `UsageError` for what no turn can be limited by, `waits_ms` among it, which it or its caller waits for at
-    most. A turn that a crash cut off is finished under them."""
-    for wait_ms in waits_ms:
-        if wait_ms is not None and not (isinstance(wait_ms, int | float) and 0 <= wait_ms <= MAX_WAIT_MS):
+    """Raise `UsageError` for what no turn, or the wait for its lane, can be limited by. A turn that a crash cut off is
+    finished under them."""
+    for wait_ms in (busy_wait_ms,) if timeout_ms is None else (busy_wait_ms, timeout_ms):
+        if not (isinstance(wait_ms, int | float) and 0 <= wait_ms <= MAX_WAIT_MS):
             raise UsageError(f"a time limit is a number of milliseconds from 0 to {MAX_WAIT_MS}, not {wait_ms!r}")
     if max_turns is not None and (not isinstance(max_turns, int) or max_turns < 1):
         raise UsageError("a turn needs at least one model iteration, and a whole number of them")

@@ -196,7 +196,7 @@ class QueueVerbs:
         self._check_open()
         if any(not name.strip() for name in (*batch_ids, *([] if drain_id is None else [drain_id]))):
             raise UsageError("the ids of a queued turn must not be blank", code="missing_execution_scope_id")
-        require_limits(max_turns, waits_ms=(timeout_ms,))
+        require_limits(max_turns, timeout_ms=timeout_ms)
         selection = DrainSelection(batch_ids=tuple(batch_ids))
         request = TurnRequest(None, max_turns=max_turns, timeout_ms=timeout_ms, drain=selection, drain_id=drain_id)
         return QueuedTurnBuilder(self._run, request)

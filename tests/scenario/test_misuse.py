@@ -631,6 +631,10 @@ async def test_a_wait_that_is_none_is_refused_before_the_lane_is_taken(make_core
         ):
             with pytest.raises(UsageError, match="milliseconds"):
                 ask()
+        # Only the time of a turn may have no end.
+        for unending in (partial(session.turn, "hello"), session.redrive):
+            with pytest.raises(UsageError, match="milliseconds"):
+                unending(busy_wait_ms=None)
         assert (await session.turn("hello", timeout_ms=60_000).run()).result.assistant_message() == "fine"
 
 
