@@ -228,8 +228,8 @@ class _MessageEncoder:
         return Piece(_LIST + data + b"]," + rest[1:], 0 if frame else end, end, frame)
 
     def _said(self, blocks: list[dict[str, Any]]) -> Piece:
-        """What the user said. Text alone is no list: many servers and templates take none."""
-        if self._is_marked or any(block["type"] != "text" for block in blocks):
+        """What the user said. Text alone is no list: many servers and templates take none, and none take an empty one."""
+        if (self._is_marked and blocks) or any(block["type"] != "text" for block in blocks):
             data, end = _joined(blocks)
             return Piece(data, end, end, "blocks")
         return Piece(encode("\n\n".join(block["text"] for block in blocks))[1:-1], frame="text")
@@ -294,7 +294,7 @@ class _MessageEncoder:
         if isinstance(part, AttachmentPart):
             return self._attachment(part.attachment)
         text = words_of(part)
-        return None if text is None else _text_block(text)
+        return _text_block(text) if text else None
 
     def _attachment(self, source: AttachmentSource) -> dict[str, Any]:
         if carrying_refusal(source, _CARRIED) is not None:

@@ -200,11 +200,15 @@ class PrefixCache:
     def _frame(self, name: str | None) -> Frame:
         return self._frames[name] if name else _UNFRAMED
 
+    def _is_within(self, name: str, current: str | None) -> bool:
+        """Whether content of that frame goes into the current one as it is."""
+        return bool(current) and current in (name, self._frame(name).wider)
+
     def _add(self, data: bytearray, base: int, state: _State, piece: Piece) -> _State:
         """Write a piece behind `state` into `data`, which begins at `base`, and say where the encoding stands then."""
         if piece.told_apart and state.frame is None:
             return state
-        if not piece.data and piece.frame in ("", state.frame):
+        if not piece.data and (not piece.frame or self._is_within(piece.frame, state.frame)):
             return state._replace(frame=state.frame or "")
         name, opened, (before, after) = self._placed(data, base, state, piece)
         frame = self._frame(name)

@@ -14,11 +14,14 @@ from support.sent import assistant, sent, user
 from support.wire import ScriptedTransport, chunk, stream_reply, text_reply
 
 from lash_cli.core.content import (
+    AttachmentPart,
+    ExternalUrl,
     Message,
     ProsePart,
     ReasoningPart,
     ReasoningReplay,
     Role,
+    TextPart,
     ToolCallPart,
     ToolResultPart,
 )
@@ -254,6 +257,19 @@ def test_long_retention_says_how_long() -> None:
 def test_the_gemini_dialect_marks_the_last_text_only() -> None:
     model = ModelSpec("test-model", capability=ModelCapability(cache_control="gemini"))
     assert marked(body(*CONVERSATION, model=model, system="be kind", tools=(LS,))) == ["sure"]
+
+
+@pytest.mark.parametrize("dialect", [OpenAiDialect(), OpenAiDialect(cache_control="anthropic")])
+def test_what_is_empty_is_no_block(dialect: OpenAiDialect) -> None:
+    """Claude refuses an empty one, and a list of none."""
+    picture = Message("p", Role.USER, (AttachmentPart(ExternalUrl("image/png", "https://example.com/a.png")),))
+    nothing, empty = Message("n", Role.USER), Message("e", Role.USER, (TextPart(""),))
+    for alone in (nothing, empty):
+        assert body(alone, dialect=dialect)["messages"] == [{"content": "", "role": "user"}]
+        (said,) = body(picture, alone, dialect=dialect)["messages"]
+        assert [block["type"] for block in said["content"]] == ["image_url"]
+        (said,) = body(alone, picture, dialect=dialect)["messages"]
+        assert [block["type"] for block in said["content"]] == ["image_url"]
 
 
 @pytest.mark.parametrize("dialect", [OpenAiDialect(), OpenAiDialect(cache_control="anthropic", cache_retention="none")])
