@@ -228,7 +228,7 @@ class _MessageEncoder:
         return Piece(_LIST + data + b"]," + rest[1:], 0 if frame else end, end, frame)
 
     def _said(self, blocks: list[dict[str, Any]]) -> Piece:
-        """What the user said. Text alone is no list: many servers and templates take none, and none take an empty one."""
+        """What the user said. Text alone is no list: many servers and templates take none, and Claude no empty one."""
         if (self._is_marked and blocks) or any(block["type"] != "text" for block in blocks):
             data, end = _joined(blocks)
             return Piece(data, end, end, "blocks")
