@@ -305,7 +305,8 @@ def standard_tools(
         paths.log_file,
         paths.database,
         *paths.beside_database(),
-        *map(os.path.expanduser, settings.key_files),
+        # A relative one is of where lash runs, which may be where the session works and may be elsewhere next time.
+        *(os.path.join(base, os.path.expanduser(file)) for file in settings.key_files for base in ("", cwd)),
     )
     if trace_file is not None:
         private = (*private, trace_file)

@@ -155,3 +155,15 @@ def test_no_file_tool_looks_into_a_file_that_a_key_comes_from(lash, home, tmp_pa
     said = lash("log", "s", "-o", "json").out
     assert "canary-of" not in said and "key.txt is outside of the directories" in said
     assert key.read_text() == "canary-of-a-file\n"
+
+
+def test_a_file_of_a_key_that_is_named_from_where_the_session_works_is_kept_from_its_tools_anywhere(lash, tmp_path):
+    key = tmp_path / "project" / "key.txt"
+    key.parent.mkdir()
+    key.write_text("canary-of-a-file\n")
+    lash("config", "set", "providers.mine.key", "file:key.txt")
+    lash("open", "s", cwd=key.parent)
+    for directory in (key.parent, tmp_path):
+        lash("turn", "s", '!tool read_file {"path": "key.txt"}', "--provider", "loopback", cwd=directory)
+    said = lash("log", "s", "-o", "json").out
+    assert "canary-of" not in said and "key.txt is outside of the directories" in said
