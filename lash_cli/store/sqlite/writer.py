@@ -413,9 +413,12 @@ class Writer:
             self._checkpointer.look()
         except BaseException as error:  # noqa: BLE001 - whatever happened, the callers must be told
             failure = told_error(error, self._path)
+            has_seen_lost = False
             for request in group:
-                # What a job raised by itself would be raised again, whatever became of the others.
-                request.error = request.error or failure
+                # What a job raised by itself stands, unless it came of what a job before it did: that is undone now.
+                has_seen_lost = has_seen_lost or request.error is None
+                if has_seen_lost:
+                    request.error = failure
             self._take_back()
 
     def _take_back(self) -> None:
