@@ -68,14 +68,15 @@ def test_the_first_mistake_is_told_and_not_what_follows_from_it():
     assert options.problem is not None and "xml" in options.problem.message
 
 
-@pytest.mark.parametrize(
-    "option", ["--out", "--usage-file", "--trace", "--save-cursor", "--record", "--file", "--schema"]
-)
-def test_the_name_of_a_file_may_be_any_bytes_and_nothing_else_may(option):
+@pytest.mark.parametrize(("verb", "option"), [
+    ("turn", "--out"), ("turn", "--usage-file"), ("turn", "--trace"), ("turn", "--schema"), ("tail", "--save-cursor"),
+    ("chat", "--record"), ("queue edit", "--file"),
+])  # fmt: skip
+def test_the_name_of_a_file_may_be_any_bytes_and_nothing_else_may(verb, option):
     for tokens in ([option, "caf\udce9"], [f"{option}=caf\udce9"]):
-        assert hoist(["turn", "s", *tokens])[0].problem is None
+        assert hoist([*verb.split(), "s", *tokens])[0].problem is None
     for tokens in (["caf\udce9"], ["--key=caf\udce9"], [option, "a", "caf\udce9"]):
-        problem = hoist(["turn", "s", *tokens])[0].problem
+        problem = hoist([*verb.split(), "s", *tokens])[0].problem
         assert problem is not None and problem.details["byte_offset"] == tokens[-1].encode(
             "utf-8", "surrogateescape"
         ).index(b"\xe9")

@@ -39,7 +39,7 @@ def document(*, lease: LeaseRow | None = None, name: str = "quiet-fjord", is_dea
 
 
 def test_the_text_tells_status_lease_usage_and_warnings() -> None:
-    shown = session_text(document(lease=HELD), clean=safe_text)
+    shown = session_text(document(lease=HELD), clean=safe_text, here=str)
     assert shown.startswith("quiet-fjord  s_1  running")
     for words in (
         "nothing committed yet",
@@ -61,7 +61,7 @@ def test_a_holder_that_is_gone_is_told_apart_from_a_live_one() -> None:
 
 
 def test_names_cannot_steer_the_terminal() -> None:
-    shown = session_text(document(name="evil\x1b[2J"), clean=safe_text)
+    shown = session_text(document(name="evil\x1b[2J"), clean=safe_text, here=str)
     assert "\x1b" not in shown and "\\x1b[2J" in shown
 
 
