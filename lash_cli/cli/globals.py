@@ -2,10 +2,12 @@
 
 A global option is accepted anywhere before `--`, ahead of the verb or after it,
 because a Typer callback would only take it ahead. What stands where an option
-of the verb takes its value is that value, whatever it looks like. This module
-imports nothing beyond the error tree, so the paths that answer without Typer can use it too. A
-malformed option is kept as `problem` instead of raised at once: the format the
-caller asked for must be known before the error can be shown in it.
+of the verb takes its value is that value, whatever it looks like: the table of
+completion, which is read only where one looks like an option or is no text,
+knows which take one. Beyond that this module imports nothing but the error
+tree, so the paths that answer without Typer can use it too. A malformed option
+is kept as `problem` instead of raised at once: the format the caller asked for
+must be known before the error can be shown in it.
 """
 
 from __future__ import annotations

@@ -303,13 +303,7 @@ async def test_nothing_is_acknowledged_once_the_file_is_another_one_or_gone(
 ) -> None:
     store = SqliteStore.open(database_path, clock, synchronous=synchronous)
     await make.create(store, clock)
-    other = database_path.with_name("other.db")
-    SqliteStore.open(other, clock).close()
-    if what == "replaced":
-        os.replace(other, database_path)
-    else:
-        os.unlink(database_path)
-    before = _content(database_path)
+    before = _taken_away(database_path, clock, what)
     for _ in range(2):
         with pytest.raises(StoreUnusable) as caught:
             await make.enqueue(store, "a")
@@ -328,13 +322,7 @@ async def test_nor_where_that_happened_before_anything_was_written(
 ) -> None:
     store = SqliteStore.open(database_path, clock)
     assert await store.session_row("s") is None
-    if what == "replaced":
-        other = database_path.with_name("other.db")
-        SqliteStore.open(other, clock).close()
-        os.replace(other, database_path)
-    else:
-        os.unlink(database_path)
-    before = _content(database_path)
+    before = _taken_away(database_path, clock, what)
     for _ in range(2):
         with pytest.raises(StoreUnusable) as caught:
             await make.create(store, clock)
@@ -345,3 +333,14 @@ async def test_nor_where_that_happened_before_anything_was_written(
 
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
+
+
+def _taken_away(database: Path, clock: ManualClock, what: str) -> bytes | None:
+    """Have another database stand under its name, or none; the bytes that stand there now."""
+    if what == "replaced":
+        other = database.with_name("other.db")
+        SqliteStore.open(other, clock).close()
+        os.replace(other, database)
+    else:
+        os.unlink(database)
+    return _content(database)
