@@ -23,7 +23,7 @@ from support.clock import ManualClock
 from support.drive_oracle import Boundary, Goal, Input, Oracle, Reached, Row, Work
 from support.driving import Crash, S, later_wake, said, unseen, wake
 from support.made_files import lay
-from support.scripted import ScriptedCaller, calls, text
+from support.scripted import SteppedCaller, calls, text
 
 from lash_cli.api import (
     ActiveTurn,
@@ -48,7 +48,7 @@ from lash_cli.core.content import is_safe_to_resume
 from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.ingress import InputState, SuffixOutcomes, TurnInputClaim, completion_of
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
-from lash_cli.core.llm import LlmRequest, LlmResponse
+from lash_cli.core.llm import LlmRequest
 from lash_cli.core.queued_work import BatchState, QueuedWorkClaim, command_draft, work_completion_of
 from lash_cli.core.tools import SafeRetry
 from lash_cli.errors import (
@@ -96,26 +96,15 @@ async def noop(args: Empty, context: Any) -> str:
     return "done"
 
 
-class SteppedCaller(ScriptedCaller):
-    """Answers a call when it is told to; `parked` says that one waits."""
+class AskedCaller(SteppedCaller):
+    """Knows what was said in the call that waits."""
 
     def __init__(self) -> None:
-        super().__init__([])
-        self.parked = asyncio.Event()
+        super().__init__()
         self.asked: list[str] = []
-        self.reply: asyncio.Future[LlmResponse] | None = None
 
     async def call(self, request: LlmRequest, *, sink: Any, cancel: Any) -> Any:
         self.asked = said(request.messages)
-        self.reply = asyncio.get_running_loop().create_future()
-        stopped = asyncio.ensure_future(cancel.wait())
-        self.parked.set()
-        try:
-            await asyncio.wait({self.reply, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self.parked.clear()
-            stopped.cancel()
-        self.steps = [self.reply.result()] if self.reply.done() else []
         return await super().call(request, sink=sink, cancel=cancel)
 
 
@@ -123,7 +112,7 @@ class Process:
     """One core with one handle, its caller, and the drive under way in it."""
 
     def __init__(self, store: SqliteStore, clock: ManualClock) -> None:
-        self.caller = SteppedCaller()
+        self.caller = AskedCaller()
         self.armed: str | None = None
         self.core = LashCore(
             provider=self.caller,

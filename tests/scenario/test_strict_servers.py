@@ -18,6 +18,7 @@ from support.driving import S
 from support.wire import ChatServer, RecordedRequest, error_reply, hang_reply, text_reply, tool_calls_reply
 
 from lash_cli.api import FunctionToolProvider, LashCore, ToolContext, provider, tool
+from lash_cli.core.activity import AssistantProseDelta
 from lash_cli.core.content import AttachmentItem, Inline, TextItem, TurnInput
 from lash_cli.core.outcome import Stopped
 from lash_cli.core.prompt import STANDARD_BUILTINS
@@ -102,11 +103,11 @@ async def test_a_session_goes_on_after_turns_without_an_answer(make_core, check:
             assert (await session.turn("two").run()).result.outcome == Stopped("provider_error")
             assert (await session.turn("three").run()).result.assistant_message() == "three"
             assert told(server)[-1] == ("user", "one\n\ntwo\n\nthree")
-            running = asyncio.ensure_future(session.turn("four").run())
-            await server.wait_for_requests(4)
-            await asyncio.sleep(0.1)
-            session.cancel_running_turns()
-            await running
+            async with session.turn("four").stream() as stream:
+                async for activity in stream:
+                    if isinstance(activity.event, AssistantProseDelta):
+                        session.cancel_running_turns()
+            assert told(server)[-1] == ("user", "four")
             assert (await session.turn("five").run()).result.assistant_message() == "five"
         async with await core.open_session(S) as session:
             assert (await session.turn("six").run()).result.assistant_message() == "fine"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import msgspec
 from support.clock import LIMIT_S, ManualClock, settle
 from support.driving import Crash
-from support.scripted import ScriptedCaller, text
+from support.scripted import ScriptedCaller, SteppedCaller, text
 from support.switching import Switching
 
 from lash_cli.api import (
@@ -113,28 +113,14 @@ def _drawn(call_id: str) -> int:
     return hashlib.sha256(call_id.encode()).digest()[0] % 8
 
 
-class SteppedCaller(ScriptedCaller):
-    """Answers a call when it is told to; `parked` says that one waits."""
-
-    def __init__(self) -> None:
-        super().__init__([])
-        self.parked = asyncio.Event()
-        self.reply: asyncio.Future[Any] | None = None
+class LifeCaller(SteppedCaller):
+    """Answers at once what is asked beside turns."""
 
     async def call(self, request: Any, *, sink: Any, cancel: Any) -> Any:
         assert is_safe_to_resume(list(request.messages)), "no provider would take this"
         if message_text(request.messages[-1]) == BESIDE:
             self.steps = [text("said beside", tokens=TOKENS_BESIDE)]
-            return await super().call(request, sink=sink, cancel=cancel)
-        self.reply = asyncio.get_running_loop().create_future()
-        stopped = asyncio.ensure_future(cancel.wait())
-        self.parked.set()
-        try:
-            await asyncio.wait({self.reply, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            self.parked.clear()
-            stopped.cancel()
-        self.steps = [self.reply.result()] if self.reply.done() else []
+            return await ScriptedCaller.call(self, request, sink=sink, cancel=cancel)
         return await super().call(request, sink=sink, cancel=cancel)
 
 
@@ -195,7 +181,7 @@ class Process:
         self.clock = ManualClock(now_ms)
         self.db = FaultyDatabase.open(path, clock=self.clock, synchronous="normal")
         self.store = SqliteStore(self.db, SystemIds())
-        self.caller = SteppedCaller()
+        self.caller = LifeCaller()
         self.armed: str | None = None
         self.is_source_down = False
         self.core = LashCore(

@@ -86,3 +86,24 @@ class ScriptedCaller:
 
     async def aclose(self) -> None:
         pass
+
+
+class SteppedCaller(ScriptedCaller):
+    """Answers a call with `reply`, when a test sets it; `parked` says that one waits for that."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.parked = asyncio.Event()
+        self.reply: asyncio.Future[Step] | None = None
+
+    async def call(self, request: LlmRequest, *, sink: EventSink, cancel: CancelSignal) -> LlmCallResult:
+        self.reply = asyncio.get_running_loop().create_future()
+        stopped = asyncio.ensure_future(cancel.wait())
+        self.parked.set()
+        try:
+            await asyncio.wait({self.reply, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self.parked.clear()
+            stopped.cancel()
+        self.steps = [self.reply.result()] if self.reply.done() else []
+        return await super().call(request, sink=sink, cancel=cancel)
