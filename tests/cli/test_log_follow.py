@@ -75,6 +75,7 @@ def test_a_follower_resumed_from_its_last_cursor_neither_skips_nor_repeats(lash,
     cursor: list[str] = []
     for number in range(3):
         follower = Follower(home, "-o", "jsonl", *(("--since-cursor", cursor[-1]) if cursor else ()))
+        follower.until(f"away {number - 1}" if cursor else "one")  # what is there as it begins has one cursor
         lash("turn", "s", f"!text more {number}", "-q")
         follower.until(f"more {number}")
         follower.end(signal.SIGINT)
