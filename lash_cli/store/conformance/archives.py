@@ -16,7 +16,7 @@ from lash_cli.core.ingress import ActiveTurn, InputDraft, InputState, NextTurn
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionFork
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import MovableClock, OpenStore, StoreLaws
 
 S = make.SESSION
 NEW = "again"
@@ -52,13 +52,9 @@ def renamed(frames: tuple[AgentFrame, ...]) -> list[AgentFrame]:
     return [frame_of_session(frame, "") for frame in frames]
 
 
-class ArchiveLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_a_session_made_of_an_archive_is_the_same_session(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await rich(open_store, clock)
+class ArchiveLaws(StoreLaws):
+    async def test_a_session_made_of_an_archive_is_the_same_session(self) -> None:
+        store = await rich(self.open_store, self.clock)
         archive = decode(encode(await store.export_session(S)), SessionArchive)
         before = {scope: await store.load_session(S, scope) for scope in ReadScope}
         turns = await store.turns(S, limit=9)
@@ -70,7 +66,7 @@ class ArchiveLaws:
             NEW, "mine", "/work", {"a": "b"}, 3,
         )  # fmt: skip
         for scope, old in before.items():
-            new = await open_store().load_session(NEW, scope)
+            new = await self.open_store().load_session(NEW, scope)
             assert old is not None and new is not None
             assert (new.nodes, new.messages, new.leaf_node_id) == (old.nodes, old.messages, old.leaf_node_id)
             assert renamed(new.frames) == renamed(old.frames)
@@ -91,10 +87,8 @@ class ArchiveLaws:
         assert again.head is not None and archive.head is not None
         assert (again.head.nodes, again.turns, again.usage) == (archive.head.nodes, archive.turns, archive.usage)
 
-    async def test_it_stands_in_the_list_where_it_was_active_last(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await rich(open_store, clock)
+    async def test_it_stands_in_the_list_where_it_was_active_last(self) -> None:
+        store = await rich(self.open_store, self.clock)
         archive = await store.export_session(S)
         assert (archive.created_at_ms, archive.last_commit_at_ms) == (3, 5)
         await store.create_session(SessionCreate("between", make.CONFIG, 4))
@@ -102,11 +96,11 @@ class ArchiveLaws:
         rows, _ = await store.list_sessions(limit=9)
         assert [row.meta.session_id for row in rows] == [NEW, S, "between"]
 
-    async def test_it_goes_on_as_any_session_does(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await rich(open_store, clock)
+    async def test_it_goes_on_as_any_session_does(self) -> None:
+        store = await rich(self.open_store, self.clock)
         archive = await store.export_session(S)
         await store.import_sessions([(archive, NEW)])
-        fence = await make.fence_of(store, clock, session_id=NEW)
+        fence = await make.fence_of(store, self.clock, session_id=NEW)
         delta = make.append(["n3"], parent="b2", frame_id=initial_frame_id(S))
         done = await store.commit_runtime_state(make.commit(fence, delta, expected=2))
         assert done.head_revision == 3
@@ -118,8 +112,8 @@ class ArchiveLaws:
         source = await store.load_session(S, ReadScope.ACTIVE_PATH)
         assert source is not None and [node.node_id for node in source.nodes] == ["m0", "b2"]
 
-    async def test_frames_begin_where_they_began(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_frames_begin_where_they_began(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
         frames, _ = open_frame(make.frames(), "second", "compaction", 7)
         delta = make.append(["c1", "c2"], parent="m2", frame_id="second")
@@ -135,9 +129,9 @@ class ArchiveLaws:
         read = await store.load_session("third", ReadScope.CONVERSATION)
         assert read is not None and read.messages == ()
 
-    async def test_a_fork_is_archived_with_what_it_shares(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await rich(open_store, clock)
-        await store.fork_session(SessionFork(S, "fork", clock.now_ms()))
+    async def test_a_fork_is_archived_with_what_it_shares(self) -> None:
+        store = await rich(self.open_store, self.clock)
+        await store.fork_session(SessionFork(S, "fork", self.clock.now_ms()))
         archive = await store.export_session("fork")
         await store.delete_session("fork", 9)
         await store.delete_session(S, 9)
@@ -147,13 +141,11 @@ class ArchiveLaws:
         (attachment,) = await store.list_attachments(NEW)
         assert await store.get_attachment(NEW, attachment["attachment_ref"]) == b"picture"
 
-    async def test_what_a_session_names_and_did_not_commit_is_archived_as_its_own(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_what_a_session_names_and_did_not_commit_is_archived_as_its_own(self) -> None:
+        store = self.open_store()
         refs = []
         for session_id in ("beside", S):
-            await make.create(store, clock, session_id)
+            await make.create(store, self.clock, session_id)
             for data in (b"one", b"two"):
                 label = f"{data.decode()} of {session_id}"
                 put = store.put_attachment(session_id, data, media_type="image/png", owner=None, now_ms=4, label=label)
@@ -162,24 +154,22 @@ class ArchiveLaws:
         nodes = chain(
             [Message("m0", Role.USER, parts)], parent_node_id=None, agent_frame_id=initial_frame_id(S), at_ms=5
         )
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         await store.commit_runtime_state(make.commit(fence, Append(tuple(nodes), "m0"), release=True))
         archive = await store.export_session(S)
         archived = {one.attachment_ref: (one.label, one.data) for one in archive.attachments}
         assert archived == {refs[2]: (f"one of {S}", b"one"), refs[3]: (f"two of {S}", b"two")}
 
-    async def test_a_session_without_a_commit_is_archived_too(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_session_without_a_commit_is_archived_too(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         archive = await store.export_session(S)
         await store.import_sessions([(archive, NEW)])
         assert await store.load_session(NEW, ReadScope.HEAD) is None
         row = await store.session_row(NEW)
         assert row is not None and (row.config, row.head_revision) == (make.CONFIG, None)
 
-    async def test_a_name_in_use_is_replaced_and_an_id_in_use_refused(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await rich(open_store, clock)
+    async def test_a_name_in_use_is_replaced_and_an_id_in_use_refused(self) -> None:
+        store = await rich(self.open_store, self.clock)
         archive = await store.export_session(S)
         (meta,) = await store.import_sessions([(archive, NEW)])
         assert meta.name not in ("mine", "")
@@ -192,11 +182,9 @@ class ArchiveLaws:
         with pytest.raises(NotFoundError):
             await store.export_session("absent")
 
-    async def test_what_waits_goes_along_in_its_order_and_waits_until_somebody_releases_it(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
-        lane = make.granted(await store.open_lane(make.lane_request(clock, text="running", key="host:k")))
+    async def test_what_waits_goes_along_in_its_order_and_waits_until_somebody_releases_it(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
+        lane = make.granted(await store.open_lane(make.lane_request(self.clock, text="running", key="host:k")))
         steered = InputDraft(S, "in-now", TurnInput.text("steered"), ActiveTurn("t1"))
         later = InputDraft(S, "in-later", TurnInput.text("later"), source_key="host:later")
         for draft in (steered, later):
@@ -204,7 +192,7 @@ class ArchiveLaws:
         archive = decode(encode(await store.export_session(S)), SessionArchive)
         await store.import_sessions([(archive, NEW)])
         (copy,) = [row for row in (await store.list_sessions(limit=9))[0] if row.meta.session_id == NEW]
-        assert (copy.meta.held_at_ms, copy.meta.hold_reason) == (clock.now_ms(), "imported")
+        assert (copy.meta.held_at_ms, copy.meta.hold_reason) == (self.clock.now_ms(), "imported")
         waiting = await store.inputs(NEW, pending_only=True)
         assert [row.input for row in waiting] == [TurnInput.text(text) for text in ("running", "steered", "later")]
         assert {(row.state, row.ingress) for row in waiting} == {(InputState.DEFERRED_NEXT_TURN, NextTurn())}
@@ -226,10 +214,8 @@ class ArchiveLaws:
         moved = await store.inputs("third", pending_only=False)
         assert [row.input_id for row in moved] == [item.input_id for item in archive.inputs]
 
-    async def test_several_sessions_are_made_together_or_not_at_all(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await rich(open_store, clock)
+    async def test_several_sessions_are_made_together_or_not_at_all(self) -> None:
+        store = await rich(self.open_store, self.clock)
         archive = await store.export_session(S)
         with pytest.raises(ConflictError):
             await store.import_sessions([(archive, NEW), (archive, S)])
@@ -238,8 +224,8 @@ class ArchiveLaws:
         assert [meta.session_id for meta in made] == [NEW, "third"]
         assert made[0].name != made[1].name
 
-    async def test_what_is_no_session_changes_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await rich(open_store, clock)
+    async def test_what_is_no_session_changes_nothing(self) -> None:
+        store = await rich(self.open_store, self.clock)
         good = await store.export_session(S)
         head = good.head
         assert head is not None

@@ -8,7 +8,7 @@ from lash_cli.core.ingress import ActiveTurn
 from lash_cli.errors import NotFoundError, SessionDeleted
 from lash_cli.store.base import RuntimePersistence
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import StoreLaws
 from lash_cli.store.queueing import SessionDemand
 
 S = make.SESSION
@@ -21,9 +21,7 @@ async def names(store: RuntimePersistence, limit: int = 50) -> list[str]:
     return [demand.session_id for demand in await store.sessions_with_demand(limit=limit)]
 
 
-class DemandLaws:
-    """Subclass with the fixtures of `factory`."""
-
+class DemandLaws(StoreLaws):
     @pytest.mark.parametrize(
         ("what", "claimable", "unfinished", "later"),
         [
@@ -46,24 +44,22 @@ class DemandLaws:
     )
     async def test_the_truth_table_of_one_session(
         self,
-        open_store: OpenStore,
-        clock: MovableClock,
         what: str,
         claimable: bool,
         unfinished: str | None,
         later: bool,
     ) -> None:
-        store = await make.opened(open_store, clock)
-        soon = clock.now_ms() + LATER_MS
-        await self._arrange(store, clock, what, soon)
-        demand = await open_store().demand(S)
+        store = await make.opened(self.open_store, self.clock)
+        soon = self.clock.now_ms() + LATER_MS
+        await self._arrange(store, what, soon)
+        demand = await self.open_store().demand(S)
         row = await store.session_row(S)
         assert row is not None
         assert demand == SessionDemand(S, claimable, unfinished, row.lease, available_at_ms=soon if later else None)
         has_demand = claimable or unfinished is not None or later
         assert await store.sessions_with_demand(limit=5) == ((demand,) if has_demand else ())
 
-    async def _arrange(self, store: RuntimePersistence, clock: MovableClock, what: str, soon: int) -> None:
+    async def _arrange(self, store: RuntimePersistence, what: str, soon: int) -> None:
         if "input" in what or what == "settled":
             await make.enqueue(store, "i1")
         if what == "orphan":
@@ -75,9 +71,9 @@ class DemandLaws:
         if what.startswith(("later", "due")):
             await make.put(store, make.work("later", available_at_ms=soon))
         if what == "due work":
-            clock.tick(LATER_MS / 1000)
+            self.clock.tick(LATER_MS / 1000)
         if what == "settled":
-            lane = make.granted(await store.open_lane(make.drain_request(clock)))
+            lane = make.granted(await store.open_lane(make.drain_request(self.clock)))
             await store.commit_runtime_state(
                 make.commit(
                     make.fence_of_lane(lane),
@@ -88,23 +84,21 @@ class DemandLaws:
                 )
             )
         if "turn" in what:
-            await make.start(store, clock, "t1")
+            await make.start(store, self.clock, "t1")
         if "steer" in what:
             await make.enqueue(store, "steer", ingress=ActiveTurn("t0" if "another" in what else "t1"))
         if what == "dead turn":
-            clock.tick(TTL_SECONDS)
+            self.clock.tick(TTL_SECONDS)
         if what.endswith("claims"):
-            fence = await make.fence_of(store, clock)
+            fence = await make.fence_of(store, self.clock)
             assert await store.claim_ready_queued_work(fence, "idle", claim_token="ct") is not None
         if what == "dead claims":
-            clock.tick(TTL_SECONDS)
+            self.clock.tick(TTL_SECONDS)
 
-    async def test_holds_and_closings_are_told_and_keep_a_session_from_the_list(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_holds_and_closings_are_told_and_keep_a_session_from_the_list(self) -> None:
+        store = self.open_store()
         for session_id in ("held", "closed", "open"):
-            await make.create(store, clock, session_id)
+            await make.create(store, self.clock, session_id)
             await make.enqueue(store, f"i-{session_id}", session_id=session_id)
         await store.set_queue_hold("held", held_at_ms=1)
         await store.set_session_flags("closed", closed_at_ms=1, parked_at_ms=None)
@@ -116,42 +110,40 @@ class DemandLaws:
         }
         assert await names(store) == ["open"]
 
-    async def test_an_absent_or_deleted_session_has_no_demand(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_an_absent_or_deleted_session_has_no_demand(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await store.delete_session(S, 1)
         with pytest.raises(SessionDeleted):
             await store.demand(S)
         with pytest.raises(NotFoundError):
             await store.demand("no")
 
-    async def test_free_lanes_come_first_oldest_demand_first_then_busy_ones_then_what_waits_for_its_time(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
-        now = clock.now_ms()
+    async def test_free_lanes_come_first_oldest_demand_first_then_busy_ones_then_what_waits_for_its_time(self) -> None:
+        store = self.open_store()
+        now = self.clock.now_ms()
         for session_id in ("later2", "busy", "young", "later1", "old", "idle", "due"):
-            await make.create(store, clock, session_id)
+            await make.create(store, self.clock, session_id)
         await make.put(store, make.work("a", session_id="later1", available_at_ms=now + 70_000))
         await make.put(store, make.work("a", session_id="later2", available_at_ms=now + 80_000))
         await make.put(store, make.work("a", session_id="due", available_at_ms=now + 2_000))
-        clock.tick(1)
+        self.clock.tick(1)
         await make.enqueue(store, "o", session_id="old")
-        clock.tick(2)
+        self.clock.tick(2)
         await make.put(store, make.wake(session_id="young"))
-        clock.tick(1)
-        await make.start(store, clock, "t1", session_id="busy")
+        self.clock.tick(1)
+        await make.start(store, self.clock, "t1", session_id="busy")
         assert await names(store) == ["old", "due", "young", "busy", "later1", "later2"]
         assert await names(store, limit=4) == ["old", "due", "young", "busy"]
         assert await store.sessions_with_demand(limit=0) == ()
-        clock.tick(TTL_SECONDS)
+        self.clock.tick(TTL_SECONDS)
         assert await names(store) == ["old", "due", "young", "busy", "later1", "later2"]
         assert (await store.demand("busy")).unfinished_turn_id == "t1"
 
-    async def test_more_sessions_than_asked_for_take_turns(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
+    async def test_more_sessions_than_asked_for_take_turns(self) -> None:
+        store = self.open_store()
         expected = {f"s{index}" for index in range(10)}
         for session_id in sorted(expected):
-            await make.create(store, clock, session_id)
+            await make.create(store, self.clock, session_id)
             await make.enqueue(store, f"i-{session_id}", session_id=session_id)
         seen: list[str] = []
         for _ in range(4):

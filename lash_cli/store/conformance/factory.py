@@ -1,14 +1,17 @@
 """What a backend hands to the laws: handles of one storage, and the clock they share.
 
-A backend's test module provides two pytest fixtures. `clock` is a
-`MovableClock`; `open_store` is an `OpenStore`: every call opens one more handle
-of the same storage, as another process would, and the fixture closes them all.
+A backend's test module subclasses `StoreLaws` and provides two pytest fixtures.
+`clock` is a `MovableClock`; `open_store` is an `OpenStore`: every call opens one
+more handle of the same storage, as another process would, and the fixture closes
+them all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
+
+import pytest
 
 from lash_cli.core.protocols import Clock
 from lash_cli.store.base import RuntimePersistence
@@ -23,6 +26,17 @@ class MovableClock(Clock, Protocol):
 
 
 OpenStore = Callable[[], RuntimePersistence]
+
+
+class StoreLaws:
+    """Base of the laws of a store: what the backend's fixtures gave to the law that runs."""
+
+    open_store: OpenStore
+    clock: MovableClock
+
+    @pytest.fixture(autouse=True)
+    def _given(self, open_store: OpenStore, clock: MovableClock) -> None:
+        self.open_store, self.clock = open_store, clock
 
 
 class CountingIds:

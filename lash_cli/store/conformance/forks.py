@@ -17,7 +17,7 @@ from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionFork, SessionMeta
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import MovableClock, StoreLaws
 
 S = make.SESSION
 F = "fork"
@@ -66,18 +66,14 @@ async def move(store: RuntimePersistence, clock: MovableClock, session_id: str, 
     await store.commit_runtime_state(make.commit(fence, Unchanged(leaf), expected=read.head_revision))
 
 
-class ForkLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_a_fork_goes_on_from_the_head_and_each_goes_its_own_way(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, _ = await make.branched(open_store, clock)
-        meta = await fork(store, clock)
+class ForkLaws(StoreLaws):
+    async def test_a_fork_goes_on_from_the_head_and_each_goes_its_own_way(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
+        meta = await fork(store, self.clock)
         assert (meta.session_id, meta.parent_session_id) == (F, S)
-        assert await path_of(open_store(), F) == ["m1", "b2"]
-        await grow(store, clock, F, ["f3", "f4"], "b2")
-        await grow(store, clock, S, ["s3"], "b2")
+        assert await path_of(self.open_store(), F) == ["m1", "b2"]
+        await grow(store, self.clock, F, ["f3", "f4"], "b2")
+        await grow(store, self.clock, S, ["s3"], "b2")
         assert await path_of(store, F) == ["m1", "b2", "f3", "f4"]
         assert await path_of(store, S) == ["m1", "b2", "s3"]
         assert await graph_of(store, F) == {"m1", "b2", "f3", "f4"}
@@ -86,10 +82,8 @@ class ForkLaws:
         inherited = await store.load_node(F, "b2")
         assert inherited is not None and inherited.parent_node_id == "m1"
 
-    async def test_a_fork_takes_configuration_and_checkpoint_but_neither_turns_nor_cost(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_fork_takes_configuration_and_checkpoint_but_neither_turns_nor_cost(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         done = await store.commit_runtime_state(
             make.commit(
                 fence,
@@ -100,7 +94,7 @@ class ForkLaws:
                 components={"a": CheckpointComponent(body=b"part")},
             )
         )
-        await fork(store, clock)
+        await fork(store, self.clock)
         read = await store.load_session(F, ReadScope.HEAD)
         row = await store.session_row(F)
         assert read is not None and row is not None
@@ -112,39 +106,33 @@ class ForkLaws:
         assert await store.gc_unreachable() is not None
         assert await store.load_component(read.component_refs["a"]) == b"part"
 
-    async def test_a_fork_at_a_node_ends_there_also_off_the_active_path(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, _ = await make.branched(open_store, clock)
-        await fork(store, clock, at="m2")
+    async def test_a_fork_at_a_node_ends_there_also_off_the_active_path(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
+        await fork(store, self.clock, at="m2")
         assert await path_of(store, F) == ["m1", "m2"]
-        await grow(store, clock, F, ["f3"], "m2")
+        await grow(store, self.clock, F, ["f3"], "m2")
         assert await path_of(store, F) == ["m1", "m2", "f3"]
         assert await graph_of(store, F) == {"m1", "m2", "f3"}
 
-    async def test_how_full_the_context_is_is_known_in_a_fork_at_the_head_alone(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.branched(open_store, clock)
+    async def test_how_full_the_context_is_is_known_in_a_fork_at_the_head_alone(self) -> None:
+        store, fence = await make.branched(self.open_store, self.clock)
         measured = TurnState(3, TokenUsage(input_tokens=9))
         commit = make.commit(fence, Unchanged("b2"), expected=2)
         await store.commit_runtime_state(msgspec.structs.replace(commit, checkpoint=Checkpoint(measured)))
         for number, (at, known) in enumerate(((None, 9), ("b2", 9), ("m1", 0), ("m2", 0))):
-            await fork(store, clock, f"f{number}", at=at)
+            await fork(store, self.clock, f"f{number}", at=at)
             read = await store.load_session(f"f{number}", ReadScope.HEAD)
             assert read is not None
             assert (read.turn_state.turn_index, read.turn_state.token_usage.input_tokens) == (0, known), at
 
-    async def test_a_fork_at_a_node_of_an_older_frame_is_in_that_frame(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_fork_at_a_node_of_an_older_frame_is_in_that_frame(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
         opened, _ = open_frame(make.frames(), "f2", "compaction", 9)
         delta = make.append(["n1", "n2"], parent="m2", frame_id="f2")
         await store.commit_runtime_state(make.commit(fence, delta, expected=1, with_frames=opened))
-        await fork(store, clock, "older", at="m1")
-        await fork(store, clock, "newer")
+        await fork(store, self.clock, "older", at="m1")
+        await fork(store, self.clock, "newer")
         older = await store.load_session("older", ReadScope.ACTIVE_PATH)
         newer = await store.load_session("newer", ReadScope.ACTIVE_PATH)
         assert older is not None and newer is not None
@@ -156,75 +144,71 @@ class ForkLaws:
             ("f2", "newer", FrameStatus.ACTIVE),
         ]
         assert await graph_of(store, "newer") == {"m1", "m2", "n1", "n2"}
-        await grow(store, clock, "newer", ["x1"], "n2")
-        await grow(store, clock, "older", ["y1"], "m1")
+        await grow(store, self.clock, "newer", ["x1"], "n2")
+        await grow(store, self.clock, "older", ["y1"], "m1")
         assert await path_of(store, "newer") == ["n1", "n2", "x1"]
         assert await path_of(store, "older") == ["m1", "y1"]
 
-    async def test_a_fork_that_shares_nothing_of_its_frame_grows_in_it(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_fork_that_shares_nothing_of_its_frame_grows_in_it(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
         opened, _ = open_frame(make.frames(), "f2", "continue_as", 9)
         await store.commit_runtime_state(make.commit(fence, Unchanged("m2"), expected=1, with_frames=opened))
         await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=2))
-        await fork(store, clock)
-        await grow(store, clock, F, ["n1"], "m1")
+        await fork(store, self.clock)
+        await grow(store, self.clock, F, ["n1"], "m1")
         assert await path_of(store, F) == ["n1"]
         await store.commit_runtime_state(make.commit(fence, Unchanged(None), expected=3))
-        await fork(store, clock, "empty")
+        await fork(store, self.clock, "empty")
         assert await path_of(store, "empty") == []
         frame = current_frame(opened)
         delta = make.append(["e1"], frame_id=frame.frame_id)
-        other = await make.fence_of(store, clock, session_id="empty")
+        other = await make.fence_of(store, self.clock, session_id="empty")
         await store.commit_runtime_state(make.commit(other, delta, expected=1))
         assert await path_of(store, "empty") == ["e1"]
 
-    async def test_a_fork_of_a_fork_reads_through_both(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, _ = await make.branched(open_store, clock)
-        await fork(store, clock)
-        await grow(store, clock, F, ["f3", "f4"], "b2")
-        await fork(store, clock, "deep")
-        await fork(store, clock, "past", source=F, at="b2")
-        await fork(store, clock, "deeper", source=F, at="f3")
+    async def test_a_fork_of_a_fork_reads_through_both(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
+        await fork(store, self.clock)
+        await grow(store, self.clock, F, ["f3", "f4"], "b2")
+        await fork(store, self.clock, "deep")
+        await fork(store, self.clock, "past", source=F, at="b2")
+        await fork(store, self.clock, "deeper", source=F, at="f3")
         assert await path_of(store, "deep") == ["m1", "b2"]
         assert await path_of(store, "past") == ["m1", "b2"]
         assert await path_of(store, "deeper") == ["m1", "b2", "f3"]
-        await grow(store, clock, "deeper", ["d1"], "f3")
-        await fork(store, clock, "deepest", source="deeper")
-        await grow(store, clock, "deepest", ["e1"], "d1")
+        await grow(store, self.clock, "deeper", ["d1"], "f3")
+        await fork(store, self.clock, "deepest", source="deeper")
+        await grow(store, self.clock, "deepest", ["e1"], "d1")
         assert await path_of(store, "deepest") == ["m1", "b2", "f3", "d1", "e1"]
         assert await graph_of(store, "deepest") == {"m1", "b2", "f3", "d1", "e1"}
 
-    async def test_the_head_of_a_fork_moves_to_what_it_shares_and_branches_there(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, _ = await make.branched(open_store, clock)
-        await fork(store, clock)
-        await move(store, clock, F, "b2")
-        assert await path_of(open_store(), F) == ["m1", "b2"], "it stood there before"
+    async def test_the_head_of_a_fork_moves_to_what_it_shares_and_branches_there(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
+        await fork(store, self.clock)
+        await move(store, self.clock, F, "b2")
+        assert await path_of(self.open_store(), F) == ["m1", "b2"], "it stood there before"
         assert (await store.head_position(F)).leaf_node_id == "b2"
-        await grow(store, clock, F, ["f3"], "b2")
-        await move(store, clock, F, "m1")
-        assert await path_of(open_store(), F) == ["m1"]
+        await grow(store, self.clock, F, ["f3"], "b2")
+        await move(store, self.clock, F, "m1")
+        assert await path_of(self.open_store(), F) == ["m1"]
         assert (await store.head_position(F)).leaf_node_id == "m1"
-        await grow(store, clock, F, ["g2"], "m1")
+        await grow(store, self.clock, F, ["g2"], "m1")
         assert await path_of(store, F) == ["m1", "g2"]
         assert await graph_of(store, F) == {"m1", "b2", "f3", "g2"}
-        await fork(store, clock, "second", source=F)
+        await fork(store, self.clock, "second", source=F)
         assert await graph_of(store, "second") == {"m1", "g2"}
-        await move(store, clock, F, None)
+        await move(store, self.clock, F, None)
         assert await path_of(store, F) == []
-        await move(store, clock, F, "f3")
+        await move(store, self.clock, F, "f3")
         assert await path_of(store, F) == ["m1", "b2", "f3"]
         with pytest.raises(ConflictError) as caught:
-            await move(store, clock, F, "m2")
+            await move(store, self.clock, F, "m2")
         assert caught.value.code == "node_unknown"
 
-    async def test_nothing_done_to_the_source_changes_a_fork(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, fence = await make.branched(open_store, clock)
-        await fork(store, clock, at="m3")
+    async def test_nothing_done_to_the_source_changes_a_fork(self) -> None:
+        store, fence = await make.branched(self.open_store, self.clock)
+        await fork(store, self.clock, at="m3")
         before = await store.load_session(F, ReadScope.FULL_GRAPH)
         assert await store.tombstone_nodes(S, ["m2"]) == 2
         assert (await store.vacuum(S))["nodes"] == 0
@@ -236,41 +220,37 @@ class ForkLaws:
         shared = await store.load_node(F, "m3")
         assert shared is not None and shared.parent_node_id == "m2"
         await store.release_lease(fence)
-        assert await store.delete_session(S, clock.now_ms())
+        assert await store.delete_session(S, self.clock.now_ms())
         assert await store.load_session(F, ReadScope.FULL_GRAPH) == before
-        await grow(store, clock, F, ["f4"], "m3")
-        assert await path_of(open_store(), F) == ["m1", "m2", "m3", "f4"]
+        await grow(store, self.clock, F, ["f4"], "m3")
+        assert await path_of(self.open_store(), F) == ["m1", "m2", "m3", "f4"]
 
-    async def test_what_a_deleted_session_shared_goes_with_the_last_fork(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.branched(open_store, clock)
-        await fork(store, clock, "long")
-        await fork(store, clock, "short", at="m1")
+    async def test_what_a_deleted_session_shared_goes_with_the_last_fork(self) -> None:
+        store, fence = await make.branched(self.open_store, self.clock)
+        await fork(store, self.clock, "long")
+        await fork(store, self.clock, "short", at="m1")
         await store.release_lease(fence)
-        await store.delete_session(S, clock.now_ms())
-        await store.delete_session("long", clock.now_ms())
+        await store.delete_session(S, self.clock.now_ms())
+        await store.delete_session("long", self.clock.now_ms())
         assert await path_of(store, "short") == ["m1"]
-        await fork(store, clock, "again", source="short")
-        await store.delete_session("short", clock.now_ms())
+        await fork(store, self.clock, "again", source="short")
+        await store.delete_session("short", self.clock.now_ms())
         assert await path_of(store, "again") == ["m1"]
-        await store.delete_session("again", clock.now_ms())
+        await store.delete_session("again", self.clock.now_ms())
         assert (await store.vacuum(None))["nodes"] == 0
 
-    async def test_attachments_of_the_shared_path_stay_readable(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_attachments_of_the_shared_path_stay_readable(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         named = await store.put_attachment(S, b"named", media_type="text/plain", owner=None, now_ms=1)
         other = await store.put_attachment(S, b"other", media_type="text/plain", owner=None, now_ms=1)
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         message = make.message("m1", f"see {named}")
         nodes = chain([message], parent_node_id=None, agent_frame_id=make.frames()[0].frame_id, at_ms=1)
         delta = ReplaceFull(nodes, "m1")
         await store.commit_runtime_state(make.commit(fence, delta, attachments=(named, other), release=True))
-        await fork(store, clock)
-        await fork(store, clock, "second", source=F)
-        await store.delete_session(S, clock.now_ms())
+        await fork(store, self.clock)
+        await fork(store, self.clock, "second", source=F)
+        await store.delete_session(S, self.clock.now_ms())
         assert (await store.gc_unreachable())["blobs"] == 1
         for name in (F, "second"):
             assert await store.get_attachment(name, named) == b"named"
@@ -278,64 +258,56 @@ class ForkLaws:
                 await store.get_attachment(name, other)
             assert caught.value.code == "attachment_not_found"
 
-    async def test_a_fork_that_starts_over_lets_go_of_what_it_shared(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, _ = await make.branched(open_store, clock)
-        await fork(store, clock)
-        fence = await make.fence_of(store, clock, session_id=F)
+    async def test_a_fork_that_starts_over_lets_go_of_what_it_shared(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
+        await fork(store, self.clock)
+        fence = await make.fence_of(store, self.clock, session_id=F)
         fresh = make.nodes(["n1"], session_id=F)
         await store.commit_runtime_state(make.commit(fence, ReplaceFull(fresh, "n1")))
         assert await graph_of(store, F) == {"n1"}
         assert await store.load_node(F, "m1") is None
         assert await path_of(store, S) == ["m1", "b2"]
-        await grow(store, clock, F, ["n2"], "n1")
+        await grow(store, self.clock, F, ["n2"], "n1")
         assert await path_of(store, F) == ["n1", "n2"]
 
-    async def test_what_belongs_to_the_source_cannot_be_hidden_in_a_fork(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, _ = await make.branched(open_store, clock)
-        await fork(store, clock)
+    async def test_what_belongs_to_the_source_cannot_be_hidden_in_a_fork(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
+        await fork(store, self.clock)
         with pytest.raises(ConflictError) as caught:
             await store.tombstone_nodes(F, ["m1"])
         assert caught.value.code == "node_inherited"
         assert await store.tombstone_nodes(F, ["m2", "nowhere"]) == 0
         assert await graph_of(store, S) == {"m1", "m2", "m3", "b2"}
 
-    async def test_a_fork_waits_for_nobody_and_sees_what_is_committed(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
-        await make.start(store, clock, "t1")
-        await fork(open_store(), clock)
+    async def test_a_fork_waits_for_nobody_and_sees_what_is_committed(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
+        await make.start(store, self.clock, "t1")
+        await fork(self.open_store(), self.clock)
         row = await store.session_row(F)
         assert row is not None
         assert (row.head_revision, row.running_turn_id, row.pending_inputs) == (None, None, 0)
         assert await store.load_session(F, ReadScope.ACTIVE_PATH) is None
 
-    async def test_a_turn_from_the_queue_of_a_fork_never_has_the_id_of_one_that_it_shares(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane = await make.running(open_store, clock)
+    async def test_a_turn_from_the_queue_of_a_fork_never_has_the_id_of_one_that_it_shares(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         answer = make.append([own_message_id("t1", 1)])
         commit = make.commit(
             make.fence_of_lane(lane), answer, turn=make.stamp("t1"), turn_index=1, claim=lane.claim, release=True
         )
         await store.commit_runtime_state(commit)
-        await fork(store, clock)
+        await fork(store, self.clock)
         # Its nodes would have the names of those of the shared turn, and be taken for them.
         again = TurnInput((TextItem("again"),), trace_turn_id="t1")
         await store.enqueue_turn_input(InputDraft(F, "i1", again))
-        drained = make.granted(await store.open_lane(make.drain_request(clock, session_id=F)))
+        drained = make.granted(await store.open_lane(make.drain_request(self.clock, session_id=F)))
         assert drained.turn is not None and drained.turn.turn_id == "d1"
         assert make.ids_of(drained.claim) == ["i1"]
 
-    async def test_a_refused_fork_leaves_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, _ = await make.branched(open_store, clock)
-        await make.create(store, clock, "other")
-        await make.create(store, clock, "gone")
-        await store.delete_session("gone", clock.now_ms())
+    async def test_a_refused_fork_leaves_nothing(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
+        await make.create(store, self.clock, "other")
+        await make.create(store, self.clock, "gone")
+        await store.delete_session("gone", self.clock.now_ms())
         named = await store.session_row("other")
         assert named is not None
         for request, code in (

@@ -18,48 +18,40 @@ from lash_cli.core.wait import ResolvedOk, ToolCompletionWait
 from lash_cli.errors import TurnInputClaimSuperseded
 from lash_cli.store.base import JournalClaim
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import StoreLaws
 from lash_cli.store.conformance.input_claims import end
 
 S = make.SESSION
 
 
-class GivenBackLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_an_abandoned_claim_can_be_cancelled_and_abandoning_again_is_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+class GivenBackLaws(StoreLaws):
+    async def test_an_abandoned_claim_can_be_cancelled_and_abandoning_again_is_nothing(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
         assert claim is not None
         stolen = msgspec.structs.replace(claim, claim_token="forged")
         assert await store.abandon_turn_input_claims([stolen]) == ()
-        assert await open_store().abandon_turn_input_claims([stolen, claim, claim]) == ("i1",)
+        assert await self.open_store().abandon_turn_input_claims([stolen, claim, claim]) == ("i1",)
         assert await store.abandon_turn_input_claims([claim]) == ()
         (result,) = await store.cancel_turn_inputs(S, [ByInputId("i1")])
         assert isinstance(result.outcome, Cancelled)
 
-    async def test_abandoning_a_superseded_claim_leaves_the_successor_alone(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_abandoning_a_superseded_claim_leaves_the_successor_alone(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         old = await store.claim_next_turn_inputs(fence, claim_token="ct1")
-        successor = await end(store, clock, fence, "release")
+        successor = await end(store, self.clock, fence, "release")
         new = await store.claim_next_turn_inputs(successor, claim_token="ct2")
         assert old is not None and new is not None
         assert await store.abandon_turn_input_claims([old]) == ()
         assert await make.pending_ids(store) == []
         assert await store.abandon_turn_input_claims([new]) == ("i1",)
 
-    async def test_abandoning_what_a_checkpoint_took_drops_the_turn_it_was_delivered_into(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane = await make.running(open_store, clock)
+    async def test_abandoning_what_a_checkpoint_took_drops_the_turn_it_was_delivered_into(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         fence = make.fence_of_lane(lane)
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         taken = await store.claim_checkpoint_work(fence, make.checkpoint_request())
@@ -73,19 +65,17 @@ class GivenBackLaws:
                 make.commit(fence, make.append(["m1"]), turn=make.stamp(), claim=lane.claim, claims=[taken.inputs])
             )
         await store.release_lease(fence)
-        following = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        following = make.granted(await store.open_lane(make.drain_request(self.clock, "b")))
         assert make.ids_of(following.claim) == [founding.input_id, "i1"]
 
-    async def test_a_dead_process_cannot_give_back_what_its_successor_drives_again(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane = await make.running(open_store, clock)
+    async def test_a_dead_process_cannot_give_back_what_its_successor_drives_again(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         await make.put(store, make.wake())
         taken = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
         assert lane.claim is not None and taken.inputs is not None and taken.work is not None
-        clock.tick(make.TTL_MS / 1000)
-        successor = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        self.clock.tick(make.TTL_MS / 1000)
+        successor = make.granted(await store.open_lane(make.drain_request(self.clock, "b")))
         assert successor.redrive
         assert await store.abandon_turn_input_claims([lane.claim, taken.inputs]) == ()
         assert await store.abandon_queued_work_claims([taken.work]) == ()
@@ -100,19 +90,17 @@ class GivenBackLaws:
             )
         )
 
-    async def test_a_claim_of_work_gives_back_what_it_holds_itself_and_only_to_who_has_its_token(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_a_claim_of_work_gives_back_what_it_holds_itself_and_only_to_who_has_its_token(self) -> None:
+        store = self.open_store()
         of_turns, idle = [], []
         for session_id in (S, "beside"):
-            await make.create(store, clock, session_id)
-            request = make.lane_request(clock, session_id=session_id, input_id=f"i-{session_id}")
+            await make.create(store, self.clock, session_id)
+            request = make.lane_request(self.clock, session_id=session_id, input_id=f"i-{session_id}")
             fence = make.fence_of_lane(make.granted(await store.open_lane(request)))
             await make.put(store, make.wake(session_id=session_id))
             of_turns.append((await store.claim_checkpoint_work(fence, make.checkpoint_request())).work)
-        await make.create(store, clock, "idle")
-        fence = await make.fence_of(store, clock, session_id="idle")
+        await make.create(store, self.clock, "idle")
+        fence = await make.fence_of(store, self.clock, session_id="idle")
         batches = await make.put(store, *(make.wake(number, session_id="idle") for number in (1, 2)))
         for _ in batches:
             idle.append(await store.claim_ready_queued_work(fence, "idle", claim_token="ct"))
@@ -126,10 +114,8 @@ class GivenBackLaws:
         assert await make.pending_batch_ids(store, "beside") == []
         assert await store.abandon_queued_work_claims([alike]) == (*make.ids_of(alike), "i-beside")
 
-    async def test_abandoning_what_a_turn_started_from_drops_it_with_all_it_took(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane = await make.running(open_store, clock)
+    async def test_abandoning_what_a_turn_started_from_drops_it_with_all_it_took(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         await make.enqueue(store, "i1", ingress=ActiveTurn("t1"))
         (batch,) = await make.put(store, make.wake())
         await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
@@ -141,13 +127,11 @@ class GivenBackLaws:
         assert await make.pending_ids(store) == ["in-t1", "i1"]
         assert await make.pending_batch_ids(store) == [batch]
         await store.release_lease(make.fence_of_lane(lane))
-        following = make.granted(await store.open_lane(make.drain_request(clock, "b")))
+        following = make.granted(await store.open_lane(make.drain_request(self.clock, "b")))
         assert not following.redrive and make.ids_of(following.claim) == ["in-t1", "i1"]
 
-    async def test_a_turn_that_is_dropped_takes_its_journal_along(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane = await make.running(open_store, clock)
+    async def test_a_turn_that_is_dropped_takes_its_journal_along(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         scopes = [scope_key(TurnScope(S, turn_id)) for turn_id in ("t1", "t2")]
         for scope in scopes:
             effect = JournalClaim(
@@ -158,7 +142,7 @@ class GivenBackLaws:
                 owner="o",
                 token="t",
                 ttl_ms=make.TTL_MS,
-                now_ms=clock.now_ms(),
+                now_ms=self.clock.now_ms(),
             )
             assert await make.record(store, effect, b"{}")
         assert lane.claim is not None
@@ -166,22 +150,18 @@ class GivenBackLaws:
         left = [len(await store.journal_rows(scope)) for scope in scopes]
         assert left == [0, 1], "another turn of the same id must not find these effects"
 
-    async def test_a_turn_that_is_dropped_takes_its_promises_along(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane = await make.running(open_store, clock)
+    async def test_a_turn_that_is_dropped_takes_its_promises_along(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         keys = [await store.wait_key(TurnScope(S, turn_id), ToolCompletionWait("c1")) for turn_id in ("t1", "t2")]
         for key in keys:
-            await store.resolve_wait(key, ResolvedOk(1), clock.now_ms())
+            await store.resolve_wait(key, ResolvedOk(1), self.clock.now_ms())
         assert lane.claim is not None
         await store.abandon_turn_input_claims([lane.claim])
         left = [await store.peek_wait(key) for key in keys]
         assert left == [None, ResolvedOk(1)], "another turn of the same id must not find what completed a call of this"
 
-    async def test_a_claim_of_a_committed_turn_gives_nothing_back(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane = await make.running(open_store, clock)
+    async def test_a_claim_of_a_committed_turn_gives_nothing_back(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         await store.commit_runtime_state(
             make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
         )
@@ -190,24 +170,20 @@ class GivenBackLaws:
         turn = await store.turn(S, "t1")
         assert turn is not None and turn.state == "committed"
 
-    async def test_abandoning_in_a_session_that_is_gone_is_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_abandoning_in_a_session_that_is_gone_is_nothing(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         for session_id in (S, "s2"):
             await make.enqueue(store, f"i-{session_id}", session_id=session_id)
-        fences = [await make.fence_of(store, clock, session_id=session_id) for session_id in (S, "s2")]
+        fences = [await make.fence_of(store, self.clock, session_id=session_id) for session_id in (S, "s2")]
         claims = [await store.claim_next_turn_inputs(fence, claim_token="ct") for fence in fences]
         await store.release_lease(fences[0])
         await store.delete_session(S, 1)
         assert await store.abandon_turn_input_claims([one for one in claims if one is not None]) == ("i-s2",)
 
-    async def test_an_open_claim_is_found_by_its_id_and_a_settled_one_is_not(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_an_open_claim_is_found_by_its_id_and_a_settled_one_is_not(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.enqueue(store, "i1", session_id="s2")
-        lane = make.granted(await store.open_lane(make.drain_request(clock, session_id="s2")))
+        lane = make.granted(await store.open_lane(make.drain_request(self.clock, session_id="s2")))
         assert lane.claim is not None
         assert await store.find_claim(lane.claim.claim_id) == lane.claim
         assert await store.find_claim("tic:0:0") is None
@@ -222,10 +198,8 @@ class GivenBackLaws:
         )
         assert await store.find_claim(lane.claim.claim_id) is None
 
-    async def test_the_commit_of_a_turn_defers_once_what_it_did_not_take(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane = await make.running(open_store, clock)
+    async def test_the_commit_of_a_turn_defers_once_what_it_did_not_take(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         fence = make.fence_of_lane(lane)
         await make.enqueue(store, "taken", ingress=ActiveTurn("t1"))
         claims = await store.claim_checkpoint_work(fence, make.checkpoint_request())
@@ -250,10 +224,8 @@ class GivenBackLaws:
         assert (await store.commit_runtime_state(commit)).replayed
         assert await store.inputs(S, pending_only=True) == listed
 
-    async def test_a_commit_that_settles_nothing_gives_back_all_its_turn_took(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane = await make.running(open_store, clock)
+    async def test_a_commit_that_settles_nothing_gives_back_all_its_turn_took(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         (batch,) = await make.put(store, make.wake())
         await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
         result = await store.commit_runtime_state(
@@ -263,13 +235,11 @@ class GivenBackLaws:
         assert await make.pending_ids(store) == ["in-t1"]
         assert await make.pending_batch_ids(store) == [batch]
 
-    async def test_a_drain_takes_up_text_addressed_to_turns_that_run_no_more(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_drain_takes_up_text_addressed_to_turns_that_run_no_more(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         orphan = await make.enqueue(store, "orphan", ingress=ActiveTurn("t0", "before_completion"))
         await make.enqueue(store, "next")
-        lane = make.granted(await store.open_lane(make.drain_request(clock)))
+        lane = make.granted(await store.open_lane(make.drain_request(self.clock)))
         assert lane.claim is not None and make.ids_of(lane.claim) == ["orphan", "next"]
         first = lane.claim.inputs[0]
         assert (first.enqueue_seq, first.state, first.ingress) == (
@@ -278,11 +248,9 @@ class GivenBackLaws:
             NextTurn(),
         )
 
-    async def test_orphans_are_deferred_of_one_turn_or_of_all_that_do_not_run(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
-        fence = make.fence_of_lane(await make.start(store, clock, "t1"))
+    async def test_orphans_are_deferred_of_one_turn_or_of_all_that_do_not_run(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
+        fence = make.fence_of_lane(await make.start(store, self.clock, "t1"))
         for turn_id in ("t0", "t1", "t2", "t3"):
             await make.enqueue(store, f"for-{turn_id}", ingress=ActiveTurn(turn_id))
         assert await store.defer_orphaned_active_turn_inputs(fence, turn_id="t2") == 1

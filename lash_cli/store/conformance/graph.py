@@ -12,7 +12,7 @@ from lash_cli.core.graph import CausalRef, ConversationPayload, PluginPayload, S
 from lash_cli.errors import ConflictError, MissingCheckpointComponent
 from lash_cli.store.base import ReadScope, RuntimePersistence
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import StoreLaws
 
 S = make.SESSION
 
@@ -42,24 +42,18 @@ async def same_conversation(store: RuntimePersistence, expected: list[str]) -> N
     assert msgspec.structs.replace(read, messages=()) == msgspec.structs.replace(path, nodes=())
 
 
-class GraphLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_the_active_path_leaves_branches_out_and_single_nodes_find_them(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, _ = await make.branched(open_store, clock)
+class GraphLaws(StoreLaws):
+    async def test_the_active_path_leaves_branches_out_and_single_nodes_find_them(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
         assert await ids_on_path(store) == ["m1", "b2"]
         assert await all_ids(store) == ["m1", "m2", "m3", "b2"]
-        off_path = await open_store().load_node(S, "m3")
+        off_path = await self.open_store().load_node(S, "m3")
         assert off_path == make.nodes(["m3"], parent="m2")[0]
         assert await store.load_node(S, "nowhere") is None
         assert await store.load_node("nowhere", "m1") is None
 
-    async def test_a_conversation_is_what_was_said_on_the_active_path(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.branched(open_store, clock)
+    async def test_a_conversation_is_what_was_said_on_the_active_path(self) -> None:
+        store, fence = await make.branched(self.open_store, self.clock)
         await same_conversation(store, ["m1", "b2"])
         note = SessionNode("p3", "b2", make.nodes(["m1"])[0].agent_frame_id, 1, PluginPayload("note", {"a": 1}))
         hushed = Message("h4", Role.USER, (TextPart("x"),), PluginOrigin("p", transient=True))
@@ -76,10 +70,8 @@ class GraphLaws:
         await store.commit_runtime_state(make.commit(fence, ReplaceFull((), None)))
         await same_conversation(store, [])
 
-    async def test_moving_the_leaf_makes_the_other_branch_active(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.branched(open_store, clock)
+    async def test_moving_the_leaf_makes_the_other_branch_active(self) -> None:
+        store, fence = await make.branched(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, Unchanged("m2"), expected=2))
         assert await ids_on_path(store) == ["m1", "m2"]
         position = await store.head_position(S)
@@ -88,15 +80,13 @@ class GraphLaws:
         assert await ids_on_path(store) == []
         assert len(await all_ids(store)) == 4
 
-    async def test_a_new_frame_hides_the_old_ones_nodes_and_keeps_its_own_parents(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_new_frame_hides_the_old_ones_nodes_and_keeps_its_own_parents(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"])))
         opened, _ = open_frame(make.frames(), "f2", "compaction", 9)
         delta = make.append(["n1", "n2"], parent="m2", frame_id="f2")
         await store.commit_runtime_state(make.commit(fence, delta, expected=1, with_frames=opened))
-        read = await open_store().load_session(S, ReadScope.ACTIVE_PATH)
+        read = await self.open_store().load_session(S, ReadScope.ACTIVE_PATH)
         assert read is not None
         assert (read.nodes, read.frames) == (delta.nodes, opened)
         assert await all_ids(store) == ["m1", "m2", "n1", "n2"]
@@ -105,10 +95,8 @@ class GraphLaws:
         )
         assert await ids_on_path(store) == ["n1", "n2", "n3"]
 
-    async def test_frames_of_which_not_exactly_one_would_be_active_are_refused(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_frames_of_which_not_exactly_one_would_be_active_are_refused(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         (first,) = make.frames()
         _, second = open_frame(make.frames(), "f2", "compaction", 9)[0]
         left = msgspec.structs.replace(first, status=FrameStatus.SUPERSEDED)
@@ -125,21 +113,17 @@ class GraphLaws:
         assert read is not None and (read.head_revision, read.frames) == (1, (first,))
         await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=1, with_frames=(left, second)))
 
-    async def test_an_opened_frame_without_nodes_has_an_empty_path(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_an_opened_frame_without_nodes_has_an_empty_path(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
         opened, _ = open_frame(make.frames(), "f2", "continue_as", 9)
         await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=1, with_frames=opened))
         assert await ids_on_path(store) == []
 
-    async def test_the_head_alone_is_the_same_head_without_nodes(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_the_head_alone_is_the_same_head_without_nodes(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         assert await store.load_session(S, ReadScope.HEAD) is None
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         opened, _ = open_frame(make.frames(), "f2", "compaction", 9)
         await store.commit_runtime_state(
             make.commit(
@@ -151,7 +135,7 @@ class GraphLaws:
                 components={"a": CheckpointComponent(body=b"part")},
             )
         )
-        reader = open_store()
+        reader = self.open_store()
         head = await reader.load_session(S, ReadScope.HEAD)
         path = await reader.load_session(S, ReadScope.FULL_GRAPH)
         assert head is not None and path is not None
@@ -160,27 +144,23 @@ class GraphLaws:
         assert (head.nodes, len(path.nodes)) == ((), 2)
         assert msgspec.structs.replace(head, nodes=path.nodes) == path
 
-    async def test_a_cause_is_kept(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_cause_is_kept(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         plain = make.nodes(["m1"])[0]
         caused = SessionNode(plain.node_id, None, plain.agent_frame_id, 1, plain.payload, CausalRef("turn", "t1", 2))
         await store.commit_runtime_state(make.commit(fence, ReplaceFull((caused,), "m1")))
         assert await store.load_node(S, "m1") == caused
 
-    async def test_a_full_replacement_hides_the_old_nodes_and_may_bring_ids_back(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.branched(open_store, clock)
+    async def test_a_full_replacement_hides_the_old_nodes_and_may_bring_ids_back(self) -> None:
+        store, fence = await make.branched(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["x1", "m1"]), "m1")))
         assert await all_ids(store) == ["x1", "m1"]
         assert await ids_on_path(store) == ["x1", "m1"]
         assert (await store.vacuum(S))["nodes"] == 4
         assert await all_ids(store) == ["x1", "m1"]
 
-    async def test_a_full_replacement_has_the_frames_it_names_and_no_others(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_full_replacement_has_the_frames_it_names_and_no_others(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
         frames, _ = open_frame(make.frames(), "second", "compaction", 7)
         delta = make.append(["c1"], parent="m1", frame_id="second")
@@ -189,27 +169,23 @@ class GraphLaws:
         read = await store.load_session(S, ReadScope.ACTIVE_PATH)
         assert read is not None and read.frames == make.frames()
 
-    async def test_the_active_path_cannot_be_tombstoned(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, _ = await make.branched(open_store, clock)
+    async def test_the_active_path_cannot_be_tombstoned(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
         with pytest.raises(ConflictError) as caught:
             await store.tombstone_nodes(S, ["m3", "m1"])
         assert caught.value.code == "node_on_active_path"
         assert await all_ids(store) == ["m1", "m2", "m3", "b2"]
 
-    async def test_a_tombstone_hides_at_once_with_all_below_and_vacuum_deletes(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, _ = await make.branched(open_store, clock)
+    async def test_a_tombstone_hides_at_once_with_all_below_and_vacuum_deletes(self) -> None:
+        store, _ = await make.branched(self.open_store, self.clock)
         assert await store.tombstone_nodes(S, ["m2", "nowhere"]) == 2
         assert await store.load_node(S, "m3") is None
         assert await all_ids(store) == ["m1", "b2"]
         assert (await store.vacuum(None))["nodes"] == 2
         assert await ids_on_path(store) == ["m1", "b2"]
 
-    async def test_gc_deletes_what_no_head_names_and_keeps_the_rest(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_gc_deletes_what_no_head_names_and_keeps_the_rest(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         old = await store.commit_runtime_state(
             make.commit(fence, make.append(["m1"]), components={"a": CheckpointComponent(body=b"old")})
         )
@@ -223,9 +199,8 @@ class GraphLaws:
         with pytest.raises(MissingCheckpointComponent):
             await store.load_component(old.component_refs["a"])
 
-    async def test_vacuum_removes_terminal_inputs_only(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
-        lane = make.granted(await store.open_lane(make.lane_request(clock)))
+    async def test_vacuum_removes_terminal_inputs_only(self) -> None:
+        store, lane = await make.running(self.open_store, self.clock)
         assert (await store.vacuum(S))["inputs"] == 0
         await store.commit_runtime_state(
             make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)

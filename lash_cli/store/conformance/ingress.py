@@ -33,7 +33,7 @@ from lash_cli.errors import (
 )
 from lash_cli.store.base import RuntimePersistence
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import MovableClock, StoreLaws
 
 S = make.SESSION
 
@@ -58,16 +58,12 @@ async def settle(store: RuntimePersistence, clock: MovableClock, turn_id: str = 
     )
 
 
-class IngressLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_inputs_are_listed_in_the_order_they_came_each_session_by_itself(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+class IngressLaws(StoreLaws):
+    async def test_inputs_are_listed_in_the_order_they_came_each_session_by_itself(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         for index in range(3):
             await make.enqueue(store, f"a{index}")
-            await make.enqueue(open_store(), f"b{index}", session_id="s2")
+            await make.enqueue(self.open_store(), f"b{index}", session_id="s2")
         assert await make.pending_ids(store) == ["a0", "a1", "a2"]
         assert await make.pending_ids(store, "s2") == ["b0", "b1", "b2"]
         seqs = [row.enqueue_seq for row in await store.inputs(S, pending_only=False)]
@@ -75,36 +71,34 @@ class IngressLaws:
         row = await store.session_row(S)
         assert row is not None and row.pending_inputs == 3
 
-    async def test_an_input_keeps_what_was_submitted(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_an_input_keeps_what_was_submitted(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         content = TurnInput((TextItem("one"), TextItem("two")), trace_turn_id="t7")
         stored = await store.enqueue_turn_input(InputDraft(S, "i1", content, ActiveTurn("t1"), "host:k"))
         assert (stored.input, stored.ingress, stored.source_key) == (content, ActiveTurn("t1"), "host:k")
-        assert (stored.state, stored.enqueued_at_ms) == (InputState.PENDING_ACTIVE, clock.now_ms())
-        assert await open_store().turn_input(S, "i1") == (stored, None)
+        assert (stored.state, stored.enqueued_at_ms) == (InputState.PENDING_ACTIVE, self.clock.now_ms())
+        assert await self.open_store().turn_input(S, "i1") == (stored, None)
         assert await store.find_input("i1") == (stored, None)
         assert await store.session_of_input("i1") == S
         assert await store.input_of_key(S, "host:k") == "i1"
         assert await store.inputs(S, pending_only=True) == (stored,)
 
-    async def test_an_unknown_input_or_key_is_none(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_an_unknown_input_or_key_is_none(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.enqueue(store, "i1", key="k")
         assert await store.turn_input("s2", "i1") is None
         assert await store.find_input("nothing") is None
         assert await store.session_of_input("nothing") is None
         assert await store.input_of_key("s2", "k") is None
 
-    async def test_what_is_unsettled_is_listed_from_a_place_on_whoever_holds_it(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_what_is_unsettled_is_listed_from_a_place_on_whoever_holds_it(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.enqueue(store, "used")
-        await settle(store, clock)
+        await settle(store, self.clock)
         await make.enqueue(store, "dropped")
         await store.cancel_turn_inputs(S, [ByInputId("dropped")])
         await make.enqueue(store, "taken")
-        make.granted(await store.open_lane(make.drain_request(clock, turn_id="t2")))
+        make.granted(await store.open_lane(make.drain_request(self.clock, turn_id="t2")))
         free = await make.enqueue(store, "free")
         await make.enqueue(store, "foreign", session_id="s2")
         taken = await store.turn_input(S, "taken")
@@ -112,25 +106,21 @@ class IngressLaws:
         assert await store.unsettled_inputs(S, from_seq=0) == (taken[0], free)
         assert await store.unsettled_inputs(S, from_seq=free.enqueue_seq) == (free,)
 
-    async def test_a_replayed_key_returns_the_row_with_its_present_state(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_replayed_key_returns_the_row_with_its_present_state(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         first = await make.enqueue(store, "i1", "text", key="k")
-        clock.tick(5)
-        assert await make.enqueue(open_store(), "i2", "text", key="k") == first
+        self.clock.tick(5)
+        assert await make.enqueue(self.open_store(), "i2", "text", key="k") == first
         assert await make.pending_ids(store) == ["i1"]
-        await settle(store, clock)
+        await settle(store, self.clock)
         completed = await make.enqueue(store, "i3", "text", key="k")
         assert (completed.input_id, completed.state) == ("i1", InputState.COMPLETED)
         await make.enqueue(store, "i4", "other", key="k2")
         await store.cancel_turn_inputs(S, [ByInputId("i4")])
         assert (await make.enqueue(store, "i5", "other", key="k2")).state is InputState.CANCELLED
 
-    async def test_a_key_of_another_submission_conflicts_and_stores_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_key_of_another_submission_conflicts_and_stores_nothing(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1", "text", key="k")
         for text, ingress in (("other", NextTurn()), ("text", ActiveTurn("t1"))):
             with pytest.raises(PendingTurnInputSourceKeyConflict) as caught:
@@ -141,37 +131,35 @@ class IngressLaws:
             await make.enqueue(store, "i2", "other", key="k")
         assert len(await store.inputs(S, pending_only=False)) == 1
 
-    async def test_a_key_belongs_to_its_session(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_a_key_belongs_to_its_session(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.enqueue(store, "i1", "text", key="k")
         other = await make.enqueue(store, "i2", "other", key="k", session_id="s2")
         assert other.input_id == "i2"
 
-    async def test_many_submissions_of_one_key_leave_one_row(self, open_store: OpenStore, clock: MovableClock) -> None:
-        stores = [open_store() for _ in range(4)]
-        await make.create(stores[0], clock)
+    async def test_many_submissions_of_one_key_leave_one_row(self) -> None:
+        stores = [self.open_store() for _ in range(4)]
+        await make.create(stores[0], self.clock)
         rows = await asyncio.gather(
             *(make.enqueue(store, f"i{index}", "text", key="k") for index, store in enumerate(stores))
         )
         assert len({row.input_id for row in rows}) == 1
         assert len(await stores[0].inputs(S, pending_only=False)) == 1
 
-    async def test_an_input_id_is_used_once_in_all_sessions(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_an_input_id_is_used_once_in_all_sessions(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.enqueue(store, "i1")
         for session_id in (S, "s2"):
             with pytest.raises(ConflictError) as caught:
                 await make.enqueue(store, "i1", session_id=session_id)
             assert caught.value.code == "input_exists"
 
-    async def test_a_vacuum_frees_the_keys_of_settled_inputs_and_counts_them(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_a_vacuum_frees_the_keys_of_settled_inputs_and_counts_them(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.enqueue(store, "i1", "text", key="k")
         await make.enqueue(store, "x1", session_id="s2")
         await store.cancel_turn_inputs("s2", [ByInputId("x1")])
-        await settle(store, clock)
+        await settle(store, self.clock)
         await make.enqueue(store, "i2")
         await store.cancel_turn_inputs(S, [ByInputId("i2")])
         last = await make.enqueue(store, "i3")
@@ -182,21 +170,17 @@ class IngressLaws:
         assert (fresh.input_id, fresh.enqueue_seq > last.enqueue_seq) == ("i4", True)
         assert (await store.vacuum(None))["inputs"] == 1
 
-    async def test_the_number_of_a_vacuumed_row_is_not_issued_again(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_the_number_of_a_vacuumed_row_is_not_issued_again(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         last = await make.enqueue(store, "i1")
         await store.cancel_turn_inputs(S, [ByInputId("i1")])
         await store.vacuum(S)
         assert (await make.enqueue(store, "i2")).enqueue_seq > last.enqueue_seq
 
-    async def test_closed_deleted_and_absent_sessions_take_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_closed_deleted_and_absent_sessions_take_nothing(self) -> None:
+        store = self.open_store()
         for session_id in ("closed", "deleted"):
-            await make.create(store, clock, session_id)
+            await make.create(store, self.clock, session_id)
         await make.enqueue(store, "i1", session_id="closed")
         await store.set_session_flags("closed", closed_at_ms=1, parked_at_ms=None)
         await store.delete_session("deleted", 1)
@@ -209,8 +193,8 @@ class IngressLaws:
         (result,) = await store.cancel_turn_inputs("closed", [ByInputId("i1")])
         assert isinstance(result.outcome, Cancelled), "what waits in a closed session can still be taken out"
 
-    async def test_a_deleted_session_takes_its_rows_along(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_deleted_session_takes_its_rows_along(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
         (batch,) = await make.put(store, make.wake())
         await store.delete_session(S, 1)
@@ -218,12 +202,10 @@ class IngressLaws:
         assert await store.find_batch(batch) is None
         assert await store.sessions_with_demand(limit=5) == ()
 
-    async def test_a_set_is_judged_in_the_order_given_with_missing_and_repeated_targets(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_a_set_is_judged_in_the_order_given_with_missing_and_repeated_targets(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.enqueue(store, "done", key="host:done")
-        await settle(store, clock)
+        await settle(store, self.clock)
         await make.enqueue(store, "i1", key="host:k")
         await make.enqueue(store, "i2")
         await make.enqueue(store, "foreign", session_id="s2")
@@ -236,7 +218,7 @@ class IngressLaws:
             BySourceKey("host:done"),
             ByInputId("foreign"),
         ]
-        results = await open_store().cancel_turn_inputs(S, targets)
+        results = await self.open_store().cancel_turn_inputs(S, targets)
         assert [result.target for result in results] == targets
         assert kinds(tuple(result.outcome for result in results)) == [
             "Cancelled",
@@ -253,15 +235,15 @@ class IngressLaws:
         assert await make.pending_ids(store) == []
         assert await make.pending_ids(store, "s2") == ["foreign"]
 
-    async def test_nothing_to_cancel_is_no_result(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_nothing_to_cancel_is_no_result(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         assert await store.cancel_turn_inputs(S, []) == ()
 
-    async def test_only_what_nobody_holds_is_cancelled(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_only_what_nobody_holds_is_cancelled(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         for index in range(3):
             await make.enqueue(store, f"i{index}")
-        lane = make.granted(await store.open_lane(make.drain_request(clock, max_inputs=2)))
+        lane = make.granted(await store.open_lane(make.drain_request(self.clock, max_inputs=2)))
         results = await store.cancel_turn_inputs(S, [ByInputId(f"i{index}") for index in range(3)])
         held, _, free = (result.outcome for result in results)
         assert isinstance(held, AlreadyClaimed) and isinstance(free, Cancelled)
@@ -270,10 +252,8 @@ class IngressLaws:
             lane.claim.claim_id, 1, "d1", make.owner(), lane.claim.fencing_token, InputState.DEFERRED_NEXT_TURN
         )
 
-    async def test_who_cancels_under_a_name_finds_what_it_took_out_and_nothing_else(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_who_cancels_under_a_name_finds_what_it_took_out_and_nothing_else(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         for name in ("a", "b", "c"):
             await make.enqueue(store, name)
         await make.enqueue(store, "foreign", session_id="s2")
@@ -281,47 +261,45 @@ class IngressLaws:
         await store.cancel_turn_inputs(S, [ByInputId("a"), ByInputId("b")], by="me")
         await store.cancel_turn_inputs("s2", [ByInputId("foreign")], by="me")
         await store.cancel_turn_inputs(S, [ByInputId("b"), ByInputId("c")], by="another")
-        assert await open_store().inputs_cancelled_by(S, "me") == {"b"}
+        assert await self.open_store().inputs_cancelled_by(S, "me") == {"b"}
         assert await store.inputs_cancelled_by(S, "another") == {"c"}
         assert await store.inputs_cancelled_by(S, "nobody") == set()
         assert await store.find_claim("me") is None
 
-    async def test_several_inputs_are_queued_in_order_all_or_none(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_several_inputs_are_queued_in_order_all_or_none(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "a", key="k")
         drafts = [make.input_draft("b"), make.input_draft("again", key="k"), make.input_draft("c")]
         stored = await store.enqueue_turn_inputs(drafts)
         assert [row.input_id for row in stored] == ["b", "a", "c"]
         with pytest.raises(ConflictError):
             await store.enqueue_turn_inputs([make.input_draft("d"), make.input_draft("b")])
-        assert await make.pending_ids(open_store()) == ["a", "b", "c"]
+        assert await make.pending_ids(self.open_store()) == ["a", "b", "c"]
         assert await store.enqueue_turn_inputs([]) == ()
 
-    async def test_a_used_input_names_its_turn(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_used_input_names_its_turn(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "used")
-        await settle(store, clock, "d1")
+        await settle(store, self.clock, "d1")
         await make.enqueue(store, "cut")
         await store.cancel_turn_inputs(S, [ByInputId("cut")])
         await make.enqueue(store, "free")
-        assert await open_store().turns_of_inputs(S) == {"used": "d1"}
+        assert await self.open_store().turns_of_inputs(S) == {"used": "d1"}
 
-    async def test_a_cancelled_input_enters_no_turn(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_cancelled_input_enters_no_turn(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
         await make.enqueue(store, "i2")
         await store.cancel_turn_inputs(S, [ByInputId("i1")])
-        lane = make.granted(await store.open_lane(make.drain_request(clock)))
+        lane = make.granted(await store.open_lane(make.drain_request(self.clock)))
         assert make.ids_of(lane.claim) == ["i2"]
 
     @pytest.mark.parametrize("anchor", [ByInputId("i1"), BySourceKey("host:i1")])
     async def test_a_suffix_covers_every_row_from_the_anchor_on_and_leaves_held_ones(
-        self, open_store: OpenStore, clock: MovableClock, anchor: PendingTurnInputCancelTarget
+        self, anchor: PendingTurnInputCancelTarget
     ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
-        lane = await make.start(store, clock, "t1")
+        store = await make.opened(self.open_store, self.clock, S, "s2")
+        lane = await make.start(store, self.clock, "t1")
         await make.enqueue(store, "i0")
         await make.enqueue(store, "i1", key="host:i1")
         await make.enqueue(store, "foreign", session_id="s2")
@@ -331,16 +309,16 @@ class IngressLaws:
         await make.enqueue(store, "steer", ingress=ActiveTurn("t1"))
         await make.enqueue(store, "gone")
         await store.cancel_turn_inputs(S, [ByInputId("gone")])
-        outcome = await open_store().cancel_turn_input_suffix(S, anchor)
+        outcome = await self.open_store().cancel_turn_input_suffix(S, anchor)
         assert isinstance(outcome, SuffixOutcomes) and outcome.anchor == anchor
         assert kinds(outcome.outcomes) == ["Cancelled", "AlreadyClaimed", "Cancelled", "AlreadyCancelled"]
         assert await make.pending_ids(store) == ["i0"]
         assert await make.pending_ids(store, "s2") == ["foreign"]
 
-    async def test_the_anchor_of_a_suffix_is_only_a_place(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_the_anchor_of_a_suffix_is_only_a_place(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "done")
-        await settle(store, clock)
+        await settle(store, self.clock)
         await make.enqueue(store, "i1")
         outcome = await store.cancel_turn_input_suffix(S, ByInputId("done"))
         assert isinstance(outcome, SuffixOutcomes)
@@ -349,10 +327,8 @@ class IngressLaws:
         assert isinstance(again, SuffixOutcomes)
         assert [type(one) for one in again.outcomes] == [AlreadyCancelled]
 
-    async def test_a_missing_or_foreign_anchor_changes_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_a_missing_or_foreign_anchor_changes_nothing(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.enqueue(store, "i1")
         await make.enqueue(store, "foreign", session_id="s2")
         mark = await store.change_mark()
@@ -362,13 +338,13 @@ class IngressLaws:
         assert await store.change_mark() == mark
         assert await make.pending_ids(store) == ["i1"]
 
-    async def test_a_race_of_cancel_and_claim_has_one_winner(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, other = open_store(), open_store()
-        await make.create(store, clock)
+    async def test_a_race_of_cancel_and_claim_has_one_winner(self) -> None:
+        store, other = self.open_store(), self.open_store()
+        await make.create(store, self.clock)
         for index in range(12):
             input_id = f"i{index}"
             await make.enqueue(store, input_id)
-            request = make.drain_request(clock, turn_id=f"d{index}")
+            request = make.drain_request(self.clock, turn_id=f"d{index}")
             (result,), outcome = await asyncio.gather(
                 other.cancel_turn_inputs(S, [ByInputId(input_id)]), store.open_lane(request)
             )
@@ -390,11 +366,9 @@ class IngressLaws:
             )
             await store.commit_runtime_state(commit)
 
-    async def test_a_look_at_a_mark_tells_whether_anything_changed(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, other = open_store(), open_store()
-        await make.create(store, clock)
+    async def test_a_look_at_a_mark_tells_whether_anything_changed(self) -> None:
+        store, other = self.open_store(), self.open_store()
+        await make.create(store, self.clock)
         mark = await store.change_mark()
         await store.inputs(S, pending_only=False)
         await other.demand(S)

@@ -19,7 +19,7 @@ from lash_cli.errors import SessionExecutionLeaseExpired
 from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRow, LaneBusy, RuntimePersistence
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance import factory
-from lash_cli.store.conformance.factory import OpenStore
+from lash_cli.store.conformance.factory import StoreLaws
 
 TTL_MS = 30_000
 SESSION = "s-journal"
@@ -91,164 +91,144 @@ def stands(
     return prepared.row
 
 
-class JournalLaws:
+class JournalLaws(StoreLaws):
     """The table of contract 03 §2.6, row by row."""
 
-    async def test_a_missing_row_is_claimed_once_and_held_while_its_lease_lives(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        first, second = open_store(), open_store()
-        assert (await first.journal_prepare(claim_of(clock, "a"))).kind == "claimed"
-        assert (await second.journal_prepare(claim_of(clock, "b"))).kind == "held"
-        clock.tick(TTL_MS / 1000 - 0.001)
-        held = await second.journal_prepare(claim_of(clock, "b"))
+    async def test_a_missing_row_is_claimed_once_and_held_while_its_lease_lives(self) -> None:
+        first, second = self.open_store(), self.open_store()
+        assert (await first.journal_prepare(claim_of(self.clock, "a"))).kind == "claimed"
+        assert (await second.journal_prepare(claim_of(self.clock, "b"))).kind == "held"
+        self.clock.tick(TTL_MS / 1000 - 0.001)
+        held = await second.journal_prepare(claim_of(self.clock, "b"))
         assert held.kind == "held"
         assert held.row is not None
         assert held.row.lease_owner == "owner-a"
 
     @pytest.mark.parametrize("size", [0, 1, 511, 512, 200_000])
-    async def test_a_recorded_outcome_is_answered_byte_for_byte_by_every_handle(
-        self, open_store: OpenStore, clock: MovableClock, size: int
-    ) -> None:
+    async def test_a_recorded_outcome_is_answered_byte_for_byte_by_every_handle(self, size: int) -> None:
         outcome = bytes(index * 7 % 251 for index in range(size))
-        store = open_store()
-        await store.journal_prepare(claim_of(clock, "a"))
-        assert await store.journal_finish(SCOPE, "k1", "a", outcome=outcome, error=None, now_ms=clock.now_ms())
-        row = stands(await open_store().journal_prepare(claim_of(clock, "b")))
+        store = self.open_store()
+        await store.journal_prepare(claim_of(self.clock, "a"))
+        assert await store.journal_finish(SCOPE, "k1", "a", outcome=outcome, error=None, now_ms=self.clock.now_ms())
+        row = stands(await self.open_store().journal_prepare(claim_of(self.clock, "b")))
         assert (row.outcome, row.error, row.attempt) == (outcome, None, 1)
-        assert [found.outcome for found in await open_store().journal_rows(SCOPE)] == [outcome]
+        assert [found.outcome for found in await self.open_store().journal_rows(SCOPE)] == [outcome]
 
-    async def test_a_recorded_error_is_answered_as_failed(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await store.journal_prepare(claim_of(clock, "a"))
-        assert await store.journal_finish(SCOPE, "k1", "a", outcome=None, error=b"no", now_ms=clock.now_ms())
-        assert stands(await store.journal_prepare(claim_of(clock, "b")), "failed").error == b"no"
+    async def test_a_recorded_error_is_answered_as_failed(self) -> None:
+        store = self.open_store()
+        await store.journal_prepare(claim_of(self.clock, "a"))
+        assert await store.journal_finish(SCOPE, "k1", "a", outcome=None, error=b"no", now_ms=self.clock.now_ms())
+        assert stands(await store.journal_prepare(claim_of(self.clock, "b")), "failed").error == b"no"
 
-    async def test_an_expired_claim_is_taken_over_with_its_due_time_and_one_more_attempt(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, due = open_store(), clock.now_ms() + 90_000
-        claimed = await store.journal_prepare(claim_of(clock, "a", due_at_ms=due))
+    async def test_an_expired_claim_is_taken_over_with_its_due_time_and_one_more_attempt(self) -> None:
+        store, due = self.open_store(), self.clock.now_ms() + 90_000
+        claimed = await store.journal_prepare(claim_of(self.clock, "a", due_at_ms=due))
         assert (claimed.kind, claimed.taken_over, claimed.due_at_ms) == ("claimed", False, due)
-        clock.tick(TTL_MS / 1000)
-        taken = await open_store().journal_prepare(claim_of(clock, "b", due_at_ms=due + 30_000))
+        self.clock.tick(TTL_MS / 1000)
+        taken = await self.open_store().journal_prepare(claim_of(self.clock, "b", due_at_ms=due + 30_000))
         assert (taken.kind, taken.taken_over, taken.due_at_ms) == ("claimed", True, due)
         assert taken.row is not None
         assert taken.row.attempt == 2
 
-    async def test_a_result_of_a_lost_claim_is_discarded(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        await store.journal_prepare(claim_of(clock, "a"))
-        clock.tick(TTL_MS / 1000)
-        await store.journal_prepare(claim_of(clock, "b"))
-        now_ms = clock.now_ms()
+    async def test_a_result_of_a_lost_claim_is_discarded(self) -> None:
+        store = self.open_store()
+        await store.journal_prepare(claim_of(self.clock, "a"))
+        self.clock.tick(TTL_MS / 1000)
+        await store.journal_prepare(claim_of(self.clock, "b"))
+        now_ms = self.clock.now_ms()
         assert not await store.journal_finish(SCOPE, "k1", "a", outcome=b"late", error=None, now_ms=now_ms)
         assert await store.journal_finish(SCOPE, "k1", "b", outcome=b"ours", error=None, now_ms=now_ms)
         assert not await store.journal_finish(SCOPE, "k1", "b", outcome=b"again", error=None, now_ms=now_ms)
-        assert stands(await store.journal_prepare(claim_of(clock, "c"))).outcome == b"ours"
+        assert stands(await store.journal_prepare(claim_of(self.clock, "c"))).outcome == b"ours"
 
-    async def test_nothing_is_recorded_at_or_after_the_moment_of_expiry(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
-        await store.journal_prepare(claim_of(clock, "a"))
-        clock.tick(TTL_MS / 1000)
-        assert not await store.journal_finish(SCOPE, "k1", "a", outcome=b"late", error=None, now_ms=clock.now_ms())
+    async def test_nothing_is_recorded_at_or_after_the_moment_of_expiry(self) -> None:
+        store = self.open_store()
+        await store.journal_prepare(claim_of(self.clock, "a"))
+        self.clock.tick(TTL_MS / 1000)
+        assert not await store.journal_finish(SCOPE, "k1", "a", outcome=b"late", error=None, now_ms=self.clock.now_ms())
         assert (await store.journal_rows(SCOPE))[0].status == "in_progress"
 
-    async def test_a_renewed_claim_outlives_its_first_lease_and_an_expired_one_is_not_revived(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
-        await store.journal_prepare(claim_of(clock, "a"))
-        clock.tick(20)
-        assert await store.journal_renew(SCOPE, "k1", "a", clock.now_ms() + TTL_MS)
-        assert not await store.journal_renew(SCOPE, "k1", "b", clock.now_ms() + TTL_MS)
-        clock.tick(20)
-        assert (await store.journal_prepare(claim_of(clock, "b"))).kind == "held"
-        clock.tick(10)
-        assert not await store.journal_renew(SCOPE, "k1", "a", clock.now_ms() + TTL_MS)
+    async def test_a_renewed_claim_outlives_its_first_lease_and_an_expired_one_is_not_revived(self) -> None:
+        store = self.open_store()
+        await store.journal_prepare(claim_of(self.clock, "a"))
+        self.clock.tick(20)
+        assert await store.journal_renew(SCOPE, "k1", "a", self.clock.now_ms() + TTL_MS)
+        assert not await store.journal_renew(SCOPE, "k1", "b", self.clock.now_ms() + TTL_MS)
+        self.clock.tick(20)
+        assert (await store.journal_prepare(claim_of(self.clock, "b"))).kind == "held"
+        self.clock.tick(10)
+        assert not await store.journal_renew(SCOPE, "k1", "a", self.clock.now_ms() + TTL_MS)
 
-    async def test_a_released_claim_is_taken_over_at_once_as_a_cut_off_attempt(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_a_released_claim_is_taken_over_at_once_as_a_cut_off_attempt(self) -> None:
+        store = self.open_store()
         elsewhere = scope_key(TurnScope("beside", "t1"))
         others = (("k2", SCOPE), ("k1", elsewhere))
         for replay_key, scope in (("k1", SCOPE), *others):
-            await store.journal_prepare(claim_of(clock, "a", replay_key=replay_key, scope=scope))
-        await store.journal_prepare(claim_of(clock, "a", replay_key="done"))
-        assert await store.journal_finish(SCOPE, "done", "a", outcome=b"1", error=None, now_ms=clock.now_ms())
+            await store.journal_prepare(claim_of(self.clock, "a", replay_key=replay_key, scope=scope))
+        await store.journal_prepare(claim_of(self.clock, "a", replay_key="done"))
+        assert await store.journal_finish(SCOPE, "done", "a", outcome=b"1", error=None, now_ms=self.clock.now_ms())
         for replay_key, token in (("k1", "other"), ("done", "a")):
             await store.journal_release(SCOPE, replay_key, token)
-        assert (await store.journal_prepare(claim_of(clock, "b"))).kind == "held"
+        assert (await store.journal_prepare(claim_of(self.clock, "b"))).kind == "held"
         await store.journal_release(SCOPE, "k1", "a")
-        taken = await store.journal_prepare(claim_of(clock, "b"))
+        taken = await store.journal_prepare(claim_of(self.clock, "b"))
         assert (taken.kind, taken.taken_over) == ("claimed", True)
         for replay_key, scope in others:
-            claim = claim_of(clock, "b", replay_key=replay_key, scope=scope)
+            claim = claim_of(self.clock, "b", replay_key=replay_key, scope=scope)
             assert (await store.journal_prepare(claim)).kind == "held"
-        assert stands(await store.journal_prepare(claim_of(clock, "b", replay_key="done"))).outcome == b"1"
+        assert stands(await store.journal_prepare(claim_of(self.clock, "b", replay_key="done"))).outcome == b"1"
 
-    async def test_a_diverging_envelope_gets_the_stored_row_and_changes_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
-        await store.journal_prepare(claim_of(clock, "a"))
+    async def test_a_diverging_envelope_gets_the_stored_row_and_changes_nothing(self) -> None:
+        store = self.open_store()
+        await store.journal_prepare(claim_of(self.clock, "a"))
         before = await store.journal_rows(SCOPE)
-        clock.tick(TTL_MS / 1000)
-        other = await store.journal_prepare(claim_of(clock, "b", envelope=envelope_of(b'{"command":2}')))
+        self.clock.tick(TTL_MS / 1000)
+        other = await store.journal_prepare(claim_of(self.clock, "b", envelope=envelope_of(b'{"command":2}')))
         assert stands(other, "in_progress").envelope == envelope_of()
         assert await store.journal_rows(SCOPE) == before
 
-    async def test_a_record_without_a_claim_is_inserted_once(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        assert await make.record(store, claim_of(clock, "a"), b"first")
-        assert not await make.record(store, claim_of(clock, "b"), b"second")
-        assert stands(await store.journal_prepare(claim_of(clock, "c"))).outcome == b"first"
+    async def test_a_record_without_a_claim_is_inserted_once(self) -> None:
+        store = self.open_store()
+        assert await make.record(store, claim_of(self.clock, "a"), b"first")
+        assert not await make.record(store, claim_of(self.clock, "b"), b"second")
+        assert stands(await store.journal_prepare(claim_of(self.clock, "c"))).outcome == b"first"
 
-    async def test_equal_turn_ids_of_two_sessions_are_two_journals(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, other = open_store(), scope_key(TurnScope("s-other", "t1"))
-        await make.record(store, claim_of(clock, "a"), b"mine")
-        assert (await store.journal_prepare(claim_of(clock, "b", scope=other))).kind == "claimed"
+    async def test_equal_turn_ids_of_two_sessions_are_two_journals(self) -> None:
+        store, other = self.open_store(), scope_key(TurnScope("s-other", "t1"))
+        await make.record(store, claim_of(self.clock, "a"), b"mine")
+        assert (await store.journal_prepare(claim_of(self.clock, "b", scope=other))).kind == "claimed"
         assert len(await store.journal_rows(SCOPE)) == 1
 
-    async def test_the_lane_holder_takes_over_what_an_earlier_generation_left_without_waiting(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, SESSION)
-        old = await take_lane(store, clock, "one")
-        await store.journal_prepare(claim_of(clock, "a", fence=old))
-        assert (await store.journal_prepare(claim_of(clock, "b", fence=old))).kind == "held"
+    async def test_the_lane_holder_takes_over_what_an_earlier_generation_left_without_waiting(self) -> None:
+        store = await make.opened(self.open_store, self.clock, SESSION)
+        old = await take_lane(store, self.clock, "one")
+        await store.journal_prepare(claim_of(self.clock, "a", fence=old))
+        assert (await store.journal_prepare(claim_of(self.clock, "b", fence=old))).kind == "held"
         await store.release_lease(old)
-        new = await take_lane(store, clock, "two")
-        taken = await store.journal_prepare(claim_of(clock, "b", fence=new))
+        new = await take_lane(store, self.clock, "two")
+        taken = await store.journal_prepare(claim_of(self.clock, "b", fence=new))
         assert (taken.kind, taken.taken_over) == ("claimed", True)
 
-    async def test_a_dead_fence_can_neither_claim_nor_record_nor_finish(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, SESSION)
-        old = await take_lane(store, clock, "one")
-        await store.journal_prepare(claim_of(clock, "a", fence=old))
+    async def test_a_dead_fence_can_neither_claim_nor_record_nor_finish(self) -> None:
+        store = await make.opened(self.open_store, self.clock, SESSION)
+        old = await take_lane(store, self.clock, "one")
+        await store.journal_prepare(claim_of(self.clock, "a", fence=old))
         await store.release_lease(old)
-        await take_lane(store, clock, "two")
+        await take_lane(store, self.clock, "two")
         before = await store.journal_rows(SCOPE)
         with pytest.raises(SessionExecutionLeaseExpired):
-            await store.journal_prepare(claim_of(clock, "b", replay_key="k2", fence=old))
+            await store.journal_prepare(claim_of(self.clock, "b", replay_key="k2", fence=old))
         with pytest.raises(SessionExecutionLeaseExpired):
-            await make.record(store, claim_of(clock, "b", replay_key="k3", fence=old), b"x")
+            await make.record(store, claim_of(self.clock, "b", replay_key="k3", fence=old), b"x")
         with pytest.raises(SessionExecutionLeaseExpired):
-            await store.journal_finish(SCOPE, "k1", "a", outcome=b"x", error=None, now_ms=clock.now_ms(), fence=old)
+            await store.journal_finish(
+                SCOPE, "k1", "a", outcome=b"x", error=None, now_ms=self.clock.now_ms(), fence=old
+            )
         assert await store.journal_rows(SCOPE) == before
 
-    async def test_a_fence_dies_at_the_moment_its_lease_expires(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock, SESSION)
-        fence = await take_lane(store, clock, "one")
-        clock.tick(TTL_MS / 1000)
+    async def test_a_fence_dies_at_the_moment_its_lease_expires(self) -> None:
+        store = await make.opened(self.open_store, self.clock, SESSION)
+        fence = await take_lane(store, self.clock, "one")
+        self.clock.tick(TTL_MS / 1000)
         with pytest.raises(SessionExecutionLeaseExpired):
-            await make.record(store, claim_of(clock, "a", fence=fence), b"x")
+            await make.record(store, claim_of(self.clock, "a", fence=fence), b"x")

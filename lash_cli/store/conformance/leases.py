@@ -10,63 +10,53 @@ from lash_cli.core.lease import LeaseFence
 from lash_cli.errors import SessionExecutionLeaseExpired
 from lash_cli.store.base import LaneBusy
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import StoreLaws
 
 S = make.SESSION
 TTL_SECONDS = make.TTL_MS / 1000
 
 
-class LeaseLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_a_free_released_or_expired_lane_is_granted_under_the_next_generation(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
-        first = await make.take(store, clock, "a")
+class LeaseLaws(StoreLaws):
+    async def test_a_free_released_or_expired_lane_is_granted_under_the_next_generation(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
+        first = await make.take(store, self.clock, "a")
         assert await store.release_lease(first.fence())
-        second = await make.take(store, clock, "b")
-        clock.tick(TTL_SECONDS)
-        third = await make.take(store, clock, "c")
+        second = await make.take(store, self.clock, "b")
+        self.clock.tick(TTL_SECONDS)
+        third = await make.take(store, self.clock, "c")
         assert [lease.fencing_token for lease in (first, second, third)] == [1, 2, 3]
-        assert third.expires_at_ms == clock.now_ms() + make.TTL_MS
+        assert third.expires_at_ms == self.clock.now_ms() + make.TTL_MS
 
-    async def test_the_same_incarnation_extends_and_every_other_is_busy(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
-        held = await make.take(store, clock, "a")
-        clock.tick(1)
+    async def test_the_same_incarnation_extends_and_every_other_is_busy(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
+        held = await make.take(store, self.clock, "a")
+        self.clock.tick(1)
         extended = await store.try_claim_lease(S, make.owner("a"), ttl_ms=make.TTL_MS, now_ms=0, token="ignored")
         assert not isinstance(extended, LaneBusy)
         assert (extended.lease_token, extended.fencing_token) == (held.lease_token, held.fencing_token)
-        assert extended.expires_at_ms == clock.now_ms() + make.TTL_MS
+        assert extended.expires_at_ms == self.clock.now_ms() + make.TTL_MS
         again = await store.try_claim_lease(S, make.owner("a"), ttl_ms=1, now_ms=0, token="ignored")
         assert again == extended, "nothing that was granted is taken back"
         for other in (make.owner("a", "2"), make.owner("b")):
-            busy = await open_store().try_claim_lease(S, other, ttl_ms=make.TTL_MS, now_ms=0, token="x")
+            busy = await self.open_store().try_claim_lease(S, other, ttl_ms=make.TTL_MS, now_ms=0, token="x")
             assert isinstance(busy, LaneBusy)
             assert (busy.holder, busy.fencing_token) == (make.owner("a"), 1)
 
-    async def test_one_millisecond_before_expiry_the_lane_is_held_and_at_expiry_it_is_free(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
-        clock.tick(TTL_SECONDS - 0.001)
+    async def test_one_millisecond_before_expiry_the_lane_is_held_and_at_expiry_it_is_free(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
+        self.clock.tick(TTL_SECONDS - 0.001)
         assert isinstance(await store.try_claim_lease(S, make.owner("b"), ttl_ms=1, now_ms=0, token="x"), LaneBusy)
-        clock.tick(0.001)
+        self.clock.tick(0.001)
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.renew_lease(fence, ttl_ms=make.TTL_MS, now_ms=0)
         assert not isinstance(await store.try_claim_lease(S, make.owner("b"), ttl_ms=1, now_ms=0, token="x"), LaneBusy)
 
-    async def test_a_reclaim_needs_the_very_holder_that_was_observed(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
-        dead = await make.take(store, clock, "a")
+    async def test_a_reclaim_needs_the_very_holder_that_was_observed(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
+        dead = await make.take(store, self.clock, "a")
 
         async def reclaim(name: str, observed: int) -> object:
-            return await open_store().reclaim_lease(
+            return await self.open_store().reclaim_lease(
                 S,
                 make.owner(name),
                 observed_fencing_token=observed,
@@ -82,9 +72,9 @@ class LeaseLaws:
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.renew_lease(dead.fence(), ttl_ms=make.TTL_MS, now_ms=0)
 
-    async def test_a_first_claim_race_has_one_winner(self, open_store: OpenStore, clock: MovableClock) -> None:
-        stores = [open_store() for _ in range(4)]
-        await make.create(stores[0], clock)
+    async def test_a_first_claim_race_has_one_winner(self) -> None:
+        stores = [self.open_store() for _ in range(4)]
+        await make.create(stores[0], self.clock)
         outcomes = await asyncio.gather(
             *(
                 store.try_claim_lease(S, make.owner(f"o{index}"), ttl_ms=make.TTL_MS, now_ms=0, token=f"t{index}")
@@ -93,19 +83,17 @@ class LeaseLaws:
         )
         assert sum(not isinstance(outcome, LaneBusy) for outcome in outcomes) == 1
 
-    async def test_renewal_extends_without_a_new_generation(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
-        lease = await make.take(store, clock)
-        clock.tick(TTL_SECONDS - 1)
-        renewed = await open_store().renew_lease(lease.fence(), ttl_ms=make.TTL_MS, now_ms=0)
+    async def test_renewal_extends_without_a_new_generation(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
+        lease = await make.take(store, self.clock)
+        self.clock.tick(TTL_SECONDS - 1)
+        renewed = await self.open_store().renew_lease(lease.fence(), ttl_ms=make.TTL_MS, now_ms=0)
         assert renewed.fence() == lease.fence()
-        clock.tick(TTL_SECONDS - 1)
+        self.clock.tick(TTL_SECONDS - 1)
         assert (await store.renew_lease(lease.fence(), ttl_ms=make.TTL_MS, now_ms=0)).fence() == lease.fence()
 
-    async def test_a_fence_that_differs_in_any_part_proves_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_fence_that_differs_in_any_part_proves_nothing(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         forged = [
             LeaseFence(S, "z", fence.incarnation_id, fence.lease_token, fence.fencing_token),
             LeaseFence(S, fence.owner_id, "z", fence.lease_token, fence.fencing_token),
@@ -118,12 +106,10 @@ class LeaseLaws:
             assert not await store.release_lease(wrong)
         assert await store.release_lease(fence)
 
-    async def test_a_repeated_release_does_not_touch_the_successor(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
-        fence = await make.fence_of(store, clock, "a")
+    async def test_a_repeated_release_does_not_touch_the_successor(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
+        fence = await make.fence_of(store, self.clock, "a")
         assert await store.release_lease(fence)
-        successor = await make.fence_of(store, clock, "b")
+        successor = await make.fence_of(store, self.clock, "b")
         assert not await store.release_lease(fence)
         assert (await store.renew_lease(successor, ttl_ms=make.TTL_MS, now_ms=0)).fence() == successor

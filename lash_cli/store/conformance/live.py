@@ -24,7 +24,7 @@ from lash_cli.core.protocols import Clock
 from lash_cli.errors import ConflictError, SessionDeleted
 from lash_cli.store.base import ReadScope, RuntimePersistence
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import StoreLaws
 from lash_cli.store.conformance.live_log import (
     ANSWER,
     TURN,
@@ -141,35 +141,31 @@ class StoredLog:
         return SessionDeleted, SessionDeleted.default_code
 
 
-class LiveLaws(LogLaws):
+class LiveLaws(StoreLaws, LogLaws):
     """Laws of `store.live.LiveStore`."""
 
     @pytest.fixture
-    def open_log(self, open_store: OpenStore, clock: MovableClock) -> OpenLog:
+    def open_log(self) -> OpenLog:
         """Logs of one store."""
-        store = open_store()
-        return lambda session_id: StoredLog(store, clock, session_id)
+        store = self.open_store()
+        return lambda session_id: StoredLog(store, self.clock, session_id)
 
-    async def test_looking_for_a_session_creates_nothing(self, open_store: OpenStore) -> None:
-        store = open_store()
+    async def test_looking_for_a_session_creates_nothing(self) -> None:
+        store = self.open_store()
         await store.live.replay(await cursor_of(store, "nobody"))
         assert await store.session_row("nobody") is None
 
-    async def test_a_log_that_was_kept_goes_on_for_old_cursors(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
-        await show(store, clock, fence, [prose("a"), prose("b")])
+    async def test_a_log_that_was_kept_goes_on_for_old_cursors(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
+        await show(store, self.clock, fence, [prose("a"), prose("b")])
         start = (await after(store, SessionCursor(GENESIS, 0, 0, make.SESSION)))[0].cursor
         await store.aclose()
-        again = open_store()
-        await show(again, clock, fence, [prose("c")])
+        again = self.open_store()
+        await show(again, self.clock, fence, [prose("c")])
         assert texts(await after(again, start)) == ["b", "c"]
 
-    async def test_a_commit_takes_along_what_its_turn_has_shown_in_front_of_what_it_announces(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_commit_takes_along_what_its_turn_has_shown_in_front_of_what_it_announces(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
         start = await cursor_of(store)
         rings: list[int] = []
@@ -185,10 +181,8 @@ class LiveLaws(LogLaws):
         again = await store.commit_runtime_state(commit, shown=shown)
         assert again.replayed and len(await after(store, start)) == 4
 
-    async def test_a_commit_of_no_turn_names_the_head_it_leaves(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_commit_of_no_turn_names_the_head_it_leaves(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1", "u2"])))
         start = await cursor_of(store)
         for revision, leaf in enumerate(("u1", None), start=1):
@@ -196,60 +190,52 @@ class LiveLaws(LogLaws):
         told = [event.payload for event in await after(store, start)]
         assert told == [StateCommitted("u1"), StateCommitted()]
 
-    async def test_what_follows_the_last_commit_is_what_is_not_committed_or_a_gap(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_what_follows_the_last_commit_is_what_is_not_committed_or_a_gap(self) -> None:
+        store = self.open_store()
         assert await store.live.after_last_commit("nobody") == await cursor_of(store, "nobody")
-        fence = await started(store, clock)
-        await show(store, clock, fence, [prose("a")])
+        fence = await started(store, self.clock)
+        await show(store, self.clock, fence, [prose("a")])
         assert texts(await after(store, await store.live.after_last_commit(make.SESSION))) == ["a"]
         commit = make.commit(fence, make.append(["u1"]), turn=make.stamp())
         await store.commit_runtime_state(commit, shown=[prose("b")])
         behind = await store.live.after_last_commit(make.SESSION)
         assert behind == await cursor_of(store)
-        clock.tick(MAX_AGE_MS / 1000 + 1)
+        self.clock.tick(MAX_AGE_MS / 1000 + 1)
         assert await after(store, behind) == ()
-        fence = await make.fence_of(store, clock)
-        await show(store, clock, fence, [prose("c"), prose("d")])
+        fence = await make.fence_of(store, self.clock)
+        await show(store, self.clock, fence, [prose("c"), prose("d")])
         assert await store.live.after_last_commit(make.SESSION) == behind
         assert texts(await after(store, behind)) == ["c", "d"]
         await store.live.trim_session(make.SESSION)
         assert await gap_of(store, await store.live.after_last_commit(make.SESSION)) is LiveReplayGapReason.TRIMMED
 
-    async def test_a_commit_that_is_refused_shows_nothing_of_what_it_would_have_taken_along(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_commit_that_is_refused_shows_nothing_of_what_it_would_have_taken_along(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         start = await cursor_of(store)
         with pytest.raises(ConflictError):
             await store.commit_runtime_state(
                 make.commit(fence, make.append(["u1"], parent="nobody")), shown=[prose("a")]
             )
         assert await after(store, start) == ()
-        await show(store, clock, fence, [prose("b")])
+        await show(store, self.clock, fence, [prose("b")])
         assert texts(await after(store, start)) == ["b"]
 
-    async def test_a_commit_answered_from_its_stamp_announces_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_commit_answered_from_its_stamp_announces_nothing(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"]), turn=make.stamp()))
         tail = await cursor_of(store)
         again = await store.commit_runtime_state(make.commit(fence, make.append(["u1"]), turn=make.stamp()))
         assert again.replayed and await after(store, tail) == ()
 
-    async def test_a_commit_that_fails_announces_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_commit_that_fails_announces_nothing(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         start = await cursor_of(store)
         with pytest.raises(ConflictError):
             await store.commit_runtime_state(make.commit(fence, make.append(["u1"], parent="nobody")))
         assert await cursor_of(store) == start and await after(store, start) == ()
 
-    async def test_what_a_session_stands_as_is_told_when_it_changes_and_moves_no_revision(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_what_a_session_stands_as_is_told_when_it_changes_and_moves_no_revision(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
         start = await cursor_of(store)
         for closed_at_ms, parked_at_ms in ((None, 1), (None, 2), (3, None), (None, None), (None, None)):
@@ -259,23 +245,21 @@ class LiveLaws(LogLaws):
         told = await after(store, start)
         assert [(event.payload, event.revision, event.turn_id) for event in told] == [(ResidentChanged(), 1, None)] * 5
 
-    async def test_a_commit_beyond_what_one_look_brings_is_not_missed(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
-        await show(store, clock, fence, [prose("first")])
+    async def test_a_commit_beyond_what_one_look_brings_is_not_missed(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
+        await show(store, self.clock, fence, [prose("first")])
         start = await cursor_of(store)
         # Two turns by turns have a row for each of theirs.
         shown = [msgspec.structs.replace(prose(str(index)), turn_id=f"t{index % 2}") for index in range(257)]
-        await show(store, clock, fence, shown)
+        await show(store, self.clock, fence, shown)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
         looked = await store.live.replay(start)
         assert (looked.gap, texts(looked.events)) == (None, [str(index) for index in range(256)])
         assert [event.revision for event in await after(store, looked.events[-1].cursor)] == [0, 1]
 
-    async def test_a_first_history_replaces_none(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, fence = await make.held(open_store, clock)
-        await show(store, clock, fence, [prose("before")])
+    async def test_a_first_history_replaces_none(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
+        await show(store, self.clock, fence, [prose("before")])
         start = await cursor_of(store)
         commit = make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1"), turn=make.stamp(), outbox=[make.wake()])
         await store.commit_runtime_state(commit, shown=[prose("with it")])
@@ -284,8 +268,8 @@ class LiveLaws(LogLaws):
         # What was shown stands before what is enqueued with it, the commit and the end of its turn.
         assert [event.revision for event in told] == [0, 1, 1, 1]
 
-    async def test_a_replaced_history_continues_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_replaced_history_continues_nothing(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         start = await cursor_of(store)
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))
         tail = await cursor_of(store)
@@ -295,27 +279,23 @@ class LiveLaws(LogLaws):
         assert await gap_of(store, start) is UNAVAILABLE
         assert await after(store, await cursor_of(store)) == ()
 
-    async def test_what_a_holder_shows_that_lost_its_lane_is_dropped(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
-        old = await started(store, clock)
-        clock.tick(make.TTL_MS / 1000 + 1)
-        new = await make.fence_of(store, clock, "b")
+    async def test_what_a_holder_shows_that_lost_its_lane_is_dropped(self) -> None:
+        store = self.open_store()
+        old = await started(store, self.clock)
+        self.clock.tick(make.TTL_MS / 1000 + 1)
+        new = await make.fence_of(store, self.clock, "b")
         start = await cursor_of(store)
-        assert not await show(store, clock, old, [prose("stale")])
-        await show(store, clock, new, [prose("fresh")])
+        assert not await show(store, self.clock, old, [prose("stale")])
+        await show(store, self.clock, new, [prose("fresh")])
         assert texts(await after(store, start)) == ["fresh"]
 
-    async def test_a_take_over_retracts_exactly_what_stands_of_the_turn(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_take_over_retracts_exactly_what_stands_of_the_turn(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         other = TurnActivity(make.SESSION, "t0", "other", AssistantProseDelta("earlier turn"), 1, "a0")
         thought = TurnActivity(make.SESSION, TURN, "thought", ReasoningShown("hm"), 1, "a1")
         reset = TurnActivity(make.SESSION, TURN, "reset", ModelAttemptReset(("gone",)), 1, "a2")
         shown = [other, prose("x", "gone"), reset, prose("y", "kept"), prose("z", "kept"), thought]
-        await show(store, clock, fence, shown)
+        await show(store, self.clock, fence, shown)
         tail = await cursor_of(store)
         stale = fence.fencing_token - 1
         assert not await store.live.retract_attempt(make.SESSION, TURN, generation=stale, activity_id="a3")
@@ -325,15 +305,13 @@ class LiveLaws(LogLaws):
             make.SESSION, TURN, generation=fence.fencing_token, activity_id="a4"
         )
 
-    async def test_whoever_commits_rings_once_per_commit_and_only_then(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, reader = open_store(), open_store()
+    async def test_whoever_commits_rings_once_per_commit_and_only_then(self) -> None:
+        store, reader = self.open_store(), self.open_store()
         rung: list[dict[str, LiveNews]] = []
         store.live.ring_with(lambda news: rung.append(dict(news)))
-        fence = await started(store, clock)
+        fence = await started(store, self.clock)
         assert rung == []
-        await show(store, clock, fence, [prose("a"), prose("b")])
+        await show(store, self.clock, fence, [prose("a"), prose("b")])
         with pytest.raises(ConflictError):
             await store.commit_runtime_state(make.commit(fence, make.append(["u1"], parent="nobody")))
         await store.commit_runtime_state(make.commit(fence, make.append(["u1"])))

@@ -7,7 +7,7 @@ from lash_cli.core.observation import GENESIS, QueueChanged, SessionCursor
 from lash_cli.core.queued_work import MAX_ATTEMPTS, AgentFrameTask, DeliveryPolicy, QueuedWorkBatchDraft, SlotPolicy
 from lash_cli.store.base import ReadScope, RuntimePersistence
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import StoreLaws
 from lash_cli.store.conformance.live import after
 
 S = make.SESSION
@@ -25,21 +25,15 @@ async def changes(store: RuntimePersistence) -> list[QueueChanged]:
     return [event.payload for event in await after(store, START) if isinstance(event.payload, QueueChanged)]
 
 
-class LiveQueueLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_an_input_is_announced_once_and_its_replay_is_not(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+class LiveQueueLaws(StoreLaws):
+    async def test_an_input_is_announced_once_and_its_replay_is_not(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await enqueue(store, "a", key="k")
         await store.enqueue_turn_input(InputDraft(S, "b", make.text_input("a"), source_key="k"))
-        assert await changes(open_store()) == [QueueChanged("enqueued", ("a",))]
+        assert await changes(self.open_store()) == [QueueChanged("enqueued", ("a",))]
 
-    async def test_a_cancelled_set_or_suffix_is_one_event_with_what_it_newly_cancelled(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_cancelled_set_or_suffix_is_one_event_with_what_it_newly_cancelled(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await enqueue(store, "a", "b", "c", "d")
         before = len(await changes(store))
         await store.cancel_turn_inputs(S, [ByInputId("b"), ByInputId("nobody"), ByInputId("b")])
@@ -50,17 +44,15 @@ class LiveQueueLaws:
             QueueChanged("cancelled", ("c", "d")),
         ]
 
-    async def test_a_batch_is_announced_when_it_comes_when_it_is_cancelled_and_when_it_is_given_back(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_batch_is_announced_when_it_comes_when_it_is_cancelled_and_when_it_is_given_back(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         task = AgentFrameTask("f2", "go on")
         draft = QueuedWorkBatchDraft(
             S, (task,), DeliveryPolicy.EARLIEST_SAFE_BOUNDARY, SlotPolicy.EXCLUSIVE, source_key="k"
         )
         receipt = await store.enqueue_queued_work(draft)
         assert (await store.enqueue_queued_work(draft)).batch_id == receipt.batch_id
-        claim = await store.claim_ready_queued_work(await make.fence_of(store, clock), "idle", claim_token="t")
+        claim = await store.claim_ready_queued_work(await make.fence_of(store, self.clock), "idle", claim_token="t")
         assert claim is not None
         await store.abandon_queued_work_claims([claim, claim])
         await store.cancel_queued_work_batch(S, receipt.batch_id)
@@ -71,14 +63,12 @@ class LiveQueueLaws:
             QueueChanged("cancelled", ids),
         ]
 
-    async def test_what_a_failure_gives_back_is_announced_each_time_with_what_its_turn_took_besides(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_what_a_failure_gives_back_is_announced_each_time_with_what_its_turn_took_besides(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         (batch_id,) = await make.put(store, make.wake())
         for attempt in range(MAX_ATTEMPTS):
-            clock.tick(60)
-            lane = make.granted(await store.open_lane(make.drain_request(clock)))
+            self.clock.tick(60)
+            lane = make.granted(await store.open_lane(make.drain_request(self.clock)))
             assert lane.work is not None
             fence = make.fence_of_lane(lane)
             expected = [batch_id]

@@ -33,7 +33,7 @@ from lash_cli.store.base import (
     SessionFork,
 )
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import MovableClock, StoreLaws
 from lash_cli.store.conformance.lived import (
     LATER_MS,
     ONE,
@@ -248,37 +248,31 @@ ACTS: Final[tuple[Act, ...]] = (
 )
 
 
-class SeparationLaws:
-    """Subclass with the fixtures of `factory`."""
-
+class SeparationLaws(StoreLaws):
     @pytest.mark.parametrize("act", ACTS, ids=lambda act: act.__name__.strip("_"))
-    async def test_whatever_is_done_in_one_session_every_other_stays_as_it_was(
-        self, open_store: OpenStore, clock: MovableClock, act: Act
-    ) -> None:
-        store = open_store()
-        lived = {name: await live(store, clock, name) for name in (NEIGHBOURS[0], S, NEIGHBOURS[1])}
+    async def test_whatever_is_done_in_one_session_every_other_stays_as_it_was(self, act: Act) -> None:
+        store = self.open_store()
+        lived = {name: await live(store, self.clock, name) for name in (NEIGHBOURS[0], S, NEIGHBOURS[1])}
         for name in NEIGHBOURS:
             await store.request_turn_cancel(name, "t1", make.evidence(), 5)
-        clock.tick(LATER_MS / 1000)
+        self.clock.tick(LATER_MS / 1000)
         own = None if act is _delete else await picture(store, S)
         others = [await picture(store, name) for name in NEIGHBOURS]
-        await act(store, clock, lived[S])
+        await act(store, self.clock, lived[S])
         for name, before in zip(NEIGHBOURS, others, strict=True):
             for part, (stood, stands) in enumerate(zip(before, await picture(store, name), strict=True)):
                 assert stands == stood, f"part {part} of session {name}"
         if own is not None:
             assert await picture(store, S) != own, "something was done"
 
-    async def test_a_session_that_has_nothing_finds_nothing_of_its_neighbours(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
-        lived = await live(store, clock, NEIGHBOURS[0])
+    async def test_a_session_that_has_nothing_finds_nothing_of_its_neighbours(self) -> None:
+        store = self.open_store()
+        lived = await live(store, self.clock, NEIGHBOURS[0])
         await store.request_turn_cancel(NEIGHBOURS[0], "t1", make.evidence(), 5)
-        await store.fork_session(SessionFork(NEIGHBOURS[0], "fork", clock.now_ms()))
-        await park_for_good(store, clock, "parked")
-        await make.create(store, clock, S)
-        request = make.lane_request(clock, turn_id="t1", session_id=S, input_id=f"{S}-typed", text="another")
+        await store.fork_session(SessionFork(NEIGHBOURS[0], "fork", self.clock.now_ms()))
+        await park_for_good(store, self.clock, "parked")
+        await make.create(store, self.clock, S)
+        request = make.lane_request(self.clock, turn_id="t1", session_id=S, input_id=f"{S}-typed", text="another")
         lane = make.granted(await store.open_lane(request))
         assert not lane.redrive and lane.turn is not None and lane.turn.turn_index == 1
         fence = make.fence_of_lane(lane)
@@ -302,7 +296,7 @@ class SeparationLaws:
         assert isinstance(await store.cancel_turn_input_suffix(S, BySourceKey("k1")), AnchorNotFound)
         assert await store.cancel_gate(S, "t1") is None
         assert await store.journal_rows(scope_key(TurnScope(S, "t1"))) == ()
-        assert (await store.journal_prepare(journal_claim(clock, S, "done"))).kind == "claimed"
+        assert (await store.journal_prepare(journal_claim(self.clock, S, "done"))).kind == "claimed"
         row = await store.session_row(S)
         assert row is not None and (row.is_waiting, row.pending_inputs, row.pending_batches) == (False, 0, 0)
         assert [await store.load_node(S, name) for name in ("m1", "n2")] == [None, None]
@@ -327,17 +321,15 @@ class SeparationLaws:
         assert not done.has_waiting and done.head_revision == 1
         assert await store.commit_runtime_state(commit) == msgspec.structs.replace(done, replayed=True)
 
-    async def test_a_sweep_of_one_session_goes_by_its_own_turns(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
+    async def test_a_sweep_of_one_session_goes_by_its_own_turns(self) -> None:
         """What a turn of that id in another session has come to is nothing to it."""
-        store = open_store()
-        lived = {name: await live(store, clock, name) for name in (NEIGHBOURS[0], S)}
+        store = self.open_store()
+        lived = {name: await live(store, self.clock, name) for name in (NEIGHBOURS[0], S)}
         kept = [await store.wait_key(TurnScope(name, "t1"), ToolCompletionWait("c1")) for name in lived]
         for key in kept:
-            await store.register_wait(key, None, clock.now_ms())
-            await store.resolve_wait(key, ResolvedOk(1), clock.now_ms())
-        await _commit(store, clock, lived[S])
+            await store.register_wait(key, None, self.clock.now_ms())
+            await store.resolve_wait(key, ResolvedOk(1), self.clock.now_ms())
+        await _commit(store, self.clock, lived[S])
         assert (await store.vacuum(NEIGHBOURS[0]))["waits"] == 0
         assert (await store.vacuum(S))["waits"] == 1
         await store.gc_unreachable()

@@ -13,20 +13,16 @@ from lash_cli.core.wait import CustomWait, ResolvedOk
 from lash_cli.errors import ConflictError, LashError, NotFoundError, SessionDeleted, SessionExecutionBusy, UsageError
 from lash_cli.store.base import JournalClaim, LaneBusy, ReadScope, SessionCreate
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import StoreLaws
 
 S = make.SESSION
 
 
-class SessionLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_creation_is_idempotent_by_id_and_names_are_unique(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+class SessionLaws(StoreLaws):
+    async def test_creation_is_idempotent_by_id_and_names_are_unique(self) -> None:
+        store = self.open_store()
         first = await store.create_session(SessionCreate("a", make.CONFIG, 1, labels={"k": "v"}))
-        again = await open_store().create_session(SessionCreate("a", make.CONFIG, 2, name="other"))
+        again = await self.open_store().create_session(SessionCreate("a", make.CONFIG, 2, name="other"))
         assert again == first and first.labels == {"k": "v"}
         named = await store.create_session(SessionCreate("b", make.CONFIG, 1, name="mine"))
         assert named.name == "mine"
@@ -36,8 +32,8 @@ class SessionLaws:
         others = [await store.create_session(SessionCreate(f"x{index}", make.CONFIG, 1)) for index in range(8)]
         assert len({meta.name for meta in others}) == 8
 
-    async def test_a_deleted_id_is_gone_for_ever(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, fence = await make.held(open_store, clock)
+    async def test_a_deleted_id_is_gone_for_ever(self) -> None:
+        store, fence = await make.held(self.open_store, self.clock)
         with pytest.raises(SessionExecutionBusy) as refused:
             await store.delete_session(S, 1)
         holder = refused.value.details["holder"]
@@ -49,10 +45,10 @@ class SessionLaws:
         assert not await store.delete_session("never", 1)
         assert await store.session_row("never") is None
         for attempt in (
-            make.create(store, clock),
+            make.create(store, self.clock),
             store.session_row(S),
             store.load_session(S, ReadScope.FULL_GRAPH),
-            store.open_lane(make.lane_request(clock)),
+            store.open_lane(make.lane_request(self.clock)),
             store.try_claim_lease(S, make.owner(), ttl_ms=1, now_ms=1, token="x"),
             store.request_turn_cancel(S, "t1", make.evidence(), 1),
             store.commit_runtime_state(make.commit(fence, make.append(["m1"]))),
@@ -60,13 +56,11 @@ class SessionLaws:
             with pytest.raises(SessionDeleted):
                 await attempt
 
-    async def test_deletion_takes_the_journal_and_waits_of_that_session_only(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_deletion_takes_the_journal_and_waits_of_that_session_only(self) -> None:
+        store = self.open_store()
         scopes = [TurnScope(session_id, "t1") for session_id in ("s1", "s10", "s")]
         for scope in scopes:
-            await make.create(store, clock, scope.session_id)
+            await make.create(store, self.clock, scope.session_id)
             claim = JournalClaim(
                 scope_key=scope_key(scope),
                 session_id=scope.session_id,
@@ -75,30 +69,28 @@ class SessionLaws:
                 owner="o",
                 token="t",
                 ttl_ms=make.TTL_MS,
-                now_ms=clock.now_ms(),
+                now_ms=self.clock.now_ms(),
             )
             assert (await store.journal_prepare(claim)).kind == "claimed"
         key = await store.wait_key(scopes[0], CustomWait("x"))
-        await store.register_wait(key, None, clock.now_ms())
+        await store.register_wait(key, None, self.clock.now_ms())
         assert await store.delete_session("s1", 1)
         assert [len(await store.journal_rows(scope_key(scope))) for scope in scopes] == [0, 1, 1]
-        assert (await store.resolve_wait(key, ResolvedOk(1), clock.now_ms())).kind == "unknown_or_revoked"
+        assert (await store.resolve_wait(key, ResolvedOk(1), self.clock.now_ms())).kind == "unknown_or_revoked"
 
-    async def test_an_absent_session_is_not_found(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
-        for attempt in (store.head_position("no"), store.open_lane(make.lane_request(clock, session_id="no"))):
+    async def test_an_absent_session_is_not_found(self) -> None:
+        store = self.open_store()
+        for attempt in (store.head_position("no"), store.open_lane(make.lane_request(self.clock, session_id="no"))):
             with pytest.raises(NotFoundError) as caught:
                 await attempt
             assert caught.value.code == "session_not_found"
 
-    async def test_listing_pages_through_every_session_newest_activity_first(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_listing_pages_through_every_session_newest_activity_first(self) -> None:
+        store = self.open_store()
         for index in range(7):
             await store.create_session(SessionCreate(f"s{index}", make.CONFIG, index // 2))
-        await make.take(store, clock, session_id="s3")
-        lane = make.granted(await store.open_lane(make.lane_request(clock, session_id="s1")))
+        await make.take(store, self.clock, session_id="s3")
+        lane = make.granted(await store.open_lane(make.lane_request(self.clock, session_id="s1")))
         assert lane.lease is not None
         await store.commit_runtime_state(
             make.commit(make.fence_of_lane(lane), make.append(["m"], frame_id="s1:frame:initial"), now_ms=99)
@@ -121,9 +113,9 @@ class SessionLaws:
 
     @pytest.mark.parametrize("changes", [{"name": "n\ud800"}, {"labels": {"team": "\udfff"}}, {"cwd": "/\ud83d"}])
     async def test_a_text_with_half_a_character_is_a_usage_error_and_changes_nothing(
-        self, open_store: OpenStore, changes: dict[str, Any]
+        self, changes: dict[str, Any]
     ) -> None:
-        store = open_store()
+        store = self.open_store()
         with pytest.raises(UsageError) as caught:
             await store.create_session(msgspec.structs.replace(SessionCreate("s1", make.CONFIG, 1), **changes))
         assert caught.value.code == "text_not_utf8"
@@ -135,10 +127,8 @@ class SessionLaws:
                 await store.cancel_gate(session_id, turn_id)
             assert caught.value.code == "text_not_utf8"
 
-    async def test_a_number_beyond_64_bits_is_a_usage_error_and_changes_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_a_number_beyond_64_bits_is_a_usage_error_and_changes_nothing(self) -> None:
+        store = self.open_store()
         await store.create_session(SessionCreate("s1", make.CONFIG, 1))
         with pytest.raises(UsageError) as caught:
             await store.create_session(SessionCreate("s2", make.CONFIG, 2**63))
@@ -148,8 +138,8 @@ class SessionLaws:
         assert await store.session_row("s2") is None
         await store.create_session(SessionCreate("s2", make.CONFIG, 2))
 
-    async def test_a_reference_finds_the_best_kind_only(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = open_store()
+    async def test_a_reference_finds_the_best_kind_only(self) -> None:
+        store = self.open_store()
         for session_id, name in (("abc", "x"), ("abd", "ab"), ("ab", "y")):
             await store.create_session(SessionCreate(session_id, make.CONFIG, 1, name=name))
         found = {
@@ -158,11 +148,11 @@ class SessionLaws:
         }
         assert found == {"ab": ["ab"], "x": ["abc"], "a": ["ab", "abc", "abd"], "zz": []}
 
-    async def test_a_closed_session_offers_no_lane(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_closed_session_offers_no_lane(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await store.set_session_flags(S, closed_at_ms=3, parked_at_ms=None)
         with pytest.raises(LashError) as caught:
-            await store.open_lane(make.lane_request(clock))
+            await store.open_lane(make.lane_request(self.clock))
         assert caught.value.code == "session_closed"
         await store.set_session_flags(S, closed_at_ms=None, parked_at_ms=None)
-        assert not isinstance(await store.open_lane(make.lane_request(clock)), LaneBusy)
+        assert not isinstance(await store.open_lane(make.lane_request(self.clock)), LaneBusy)

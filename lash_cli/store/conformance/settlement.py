@@ -24,7 +24,7 @@ from lash_cli.errors import (
 )
 from lash_cli.store.base import LaneGranted, RuntimePersistence
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import MovableClock, OpenStore, StoreLaws
 from lash_cli.store.queueing import CheckpointClaims
 
 S = make.SESSION
@@ -44,13 +44,9 @@ async def busy_turn(
     return store, lane, claims
 
 
-class SettlementLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_one_commit_settles_both_families_stores_the_outbox_and_finishes_the_turn(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store, lane, claims = await busy_turn(open_store, clock)
+class SettlementLaws(StoreLaws):
+    async def test_one_commit_settles_both_families_stores_the_outbox_and_finishes_the_turn(self) -> None:
+        store, lane, claims = await busy_turn(self.open_store, self.clock)
         commit = make.commit(
             make.fence_of_lane(lane),
             make.append(["m1"]),
@@ -75,7 +71,7 @@ class SettlementLaws:
             make.command().source_key,
         ]
         assert result.has_waiting and not result.replayed
-        replayed = await open_store().commit_runtime_state(commit)
+        replayed = await self.open_store().commit_runtime_state(commit)
         assert replayed.replayed and replayed.enqueued_batches == result.enqueued_batches
         assert len(await store.queued_work(S, pending_only=True)) == 2
 
@@ -83,11 +79,9 @@ class SettlementLaws:
         "fault",
         ["stolen input", "missing input", "stolen work", "missing work", "extra work", "foreign outbox", "bad outbox"],
     )
-    async def test_a_commit_that_fails_in_any_part_changes_nothing(
-        self, open_store: OpenStore, clock: MovableClock, fault: str
-    ) -> None:
-        store, lane, claims = await busy_turn(open_store, clock)
-        await make.create(store, clock, "s2")
+    async def test_a_commit_that_fails_in_any_part_changes_nothing(self, fault: str) -> None:
+        store, lane, claims = await busy_turn(self.open_store, self.clock)
+        await make.create(store, self.clock, "s2")
         inputs, work = claims.inputs, claims.work
         assert inputs is not None and work is not None
         outbox = [HANDOFF]
@@ -125,19 +119,17 @@ class SettlementLaws:
         assert await make.snapshot(store) == before
         assert await store.queued_work("s2", pending_only=False) == ()
 
-    async def test_a_stale_completion_is_rejected_and_changes_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_stale_completion_is_rejected_and_changes_nothing(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
         await make.put(store, make.wake())
-        old_fence = await make.fence_of(store, clock)
+        old_fence = await make.fence_of(store, self.clock)
         old = (
             await store.claim_next_turn_inputs(old_fence, claim_token="old"),
             await store.claim_ready_queued_work(old_fence, "idle", claim_token="old"),
         )
-        clock.tick(TTL_SECONDS)
-        fence = await make.fence_of(store, clock, "b")
+        self.clock.tick(TTL_SECONDS)
+        fence = await make.fence_of(store, self.clock, "b")
         new = (
             await store.claim_next_turn_inputs(fence, claim_token="new"),
             await store.claim_ready_queued_work(fence, "idle", claim_token="new"),
@@ -156,22 +148,20 @@ class SettlementLaws:
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), claim=new[0], work=[new[1]]))
         assert (await store.demand(S)).has_claimable is False
 
-    async def test_a_claim_nobody_superseded_may_be_settled_under_a_newer_fence(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_claim_nobody_superseded_may_be_settled_under_a_newer_fence(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.put(store, make.wake())
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         await store.release_lease(fence)
-        newer = await make.fence_of(store, clock, "b")
+        newer = await make.fence_of(store, self.clock, "b")
         await store.commit_runtime_state(make.commit(newer, make.append(["m1"]), work=[claim]))
         assert await store.queued_work(S, pending_only=False) == ()
 
-    async def test_a_settled_claim_cannot_be_settled_again(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_a_settled_claim_cannot_be_settled_again(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.put(store, make.wake())
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), work=[claim]))
         before = await make.snapshot(store)
@@ -181,12 +171,10 @@ class SettlementLaws:
             )
         assert await make.snapshot(store) == before
 
-    async def test_the_outbox_of_a_key_seen_before_answers_with_what_stands_there(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_the_outbox_of_a_key_seen_before_answers_with_what_stands_there(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         (standing,) = await make.put(store, make.command("k"))
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         result = await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), outbox=[make.command("k")]))
         assert result.enqueued_batches == (standing,)
         assert await make.pending_batch_ids(store) == [standing]
@@ -203,12 +191,10 @@ class SettlementLaws:
             ("settled by itself", False),
         ],
     )
-    async def test_a_commit_says_whether_anything_waits_behind_it(
-        self, open_store: OpenStore, clock: MovableClock, waiting: str, expected: bool
-    ) -> None:
-        store = await make.opened(open_store, clock, S, "s2")
+    async def test_a_commit_says_whether_anything_waits_behind_it(self, waiting: str, expected: bool) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.enqueue(store, "foreign", session_id="s2")
-        lane = await make.start(store, clock, "t1")
+        lane = await make.start(store, self.clock, "t1")
         outbox = []
         if waiting == "next input":
             await make.enqueue(store, "i1")
@@ -217,7 +203,7 @@ class SettlementLaws:
         elif waiting == "work":
             await make.put(store, make.wake())
         elif waiting == "later work":
-            await make.put(store, make.work("a", available_at_ms=clock.now_ms() + 1))
+            await make.put(store, make.work("a", available_at_ms=self.clock.now_ms() + 1))
         elif waiting == "outbox":
             outbox.append(HANDOFF)
         result = await store.commit_runtime_state(
@@ -233,12 +219,10 @@ class SettlementLaws:
         )
         assert result.has_waiting is expected
 
-    async def test_what_the_committing_generation_still_holds_does_not_wait(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = await make.opened(open_store, clock)
+    async def test_what_the_committing_generation_still_holds_does_not_wait(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
         await make.put(store, make.wake(1), make.command())
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         first = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         command = await store.claim_leading_session_command(fence, claim_token="ct")
         kept = await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), work=[first]))
@@ -248,8 +232,8 @@ class SettlementLaws:
         )
         assert released.has_waiting, "a generation that ends gives its claims back"
 
-    async def test_a_committed_turn_holds_nothing(self, open_store: OpenStore, clock: MovableClock) -> None:
-        store, lane, claims = await busy_turn(open_store, clock)
+    async def test_a_committed_turn_holds_nothing(self) -> None:
+        store, lane, claims = await busy_turn(self.open_store, self.clock)
         await store.commit_runtime_state(
             make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim, defer="t1")
         )

@@ -9,34 +9,28 @@ from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted
 from lash_cli.store.base import SessionCreate
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore
+from lash_cli.store.conformance.factory import StoreLaws
 
 S = make.SESSION
 _DAY_MS = 86_400_000
 
 
-class ShelfLaws:
-    """Subclass with the fixtures of `factory`."""
-
-    async def test_names_and_labels_change_while_somebody_holds_the_lane(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+class ShelfLaws(StoreLaws):
+    async def test_names_and_labels_change_while_somebody_holds_the_lane(self) -> None:
+        store = self.open_store()
         await store.create_session(SessionCreate(S, make.CONFIG, 1, name="old", labels={"a": "1", "b": "2"}))
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store, self.clock)
         meta = await store.change_meta(S, name="new", labels={"a": "9", "b": None, "c": "3", "d": None}, now_ms=5)
         assert (meta.name, meta.labels) == ("new", {"a": "9", "c": "3"})
-        row = await open_store().session_row(S)
+        row = await self.open_store().session_row(S)
         assert row is not None and row.meta == meta
         assert [found.session_id for found in await store.find_sessions("new")] == [S]
         assert await store.find_sessions("old") == ()
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"])))
         assert (await store.change_meta(S, now_ms=6)) == meta
 
-    async def test_a_name_of_another_session_is_refused_and_changes_nothing(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_a_name_of_another_session_is_refused_and_changes_nothing(self) -> None:
+        store = self.open_store()
         await store.create_session(SessionCreate("one", make.CONFIG, 1, name="first"))
         await store.create_session(SessionCreate("two", make.CONFIG, 1, name="second"))
         with pytest.raises(ConflictError) as caught:
@@ -54,13 +48,11 @@ class ShelfLaws:
         with pytest.raises(SessionDeleted):
             await store.change_meta("two", name="x", now_ms=5)
 
-    async def test_costs_are_summed_by_day_session_source_and_model(
-        self, open_store: OpenStore, clock: MovableClock
-    ) -> None:
-        store = open_store()
+    async def test_costs_are_summed_by_day_session_source_and_model(self) -> None:
+        store = self.open_store()
         for session_id in ("one", "two"):
-            await make.create(store, clock, session_id)
-            fence = await make.fence_of(store, clock, session_id=session_id)
+            await make.create(store, self.clock, session_id)
+            fence = await make.fence_of(store, self.clock, session_id=session_id)
             for number, day in enumerate((0, 0, 3)):
                 spent = (make.usage(10 * (number + 1)), TokenLedgerEntry("child", "other", TokenUsage(1, 1, 4, 2)))
                 delta = make.append([f"{session_id}-{number}"], frame_id=make.frames(session_id)[0].frame_id)
