@@ -201,9 +201,7 @@ class ArchiveLaws(StoreLaws):
         again = await store.enqueue_turn_input(msgspec.structs.replace(later, session_id=NEW, input_id="in-other"))
         assert again.input_id == waiting[-1].input_id
         # The source goes on with what is its own.
-        done = make.commit(
-            make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim, defer="t1", release=True
-        )
+        done = make.ending(lane, defer="t1", release=True)
         await store.commit_runtime_state(done)
         assert len(await store.inputs(S, pending_only=True)) == 2
         assert len(await store.inputs(NEW, pending_only=True)) == 3

@@ -263,6 +263,36 @@ def fence_of_lane(lane: LaneGranted) -> LeaseFence:
     return lane.lease.fence()
 
 
+def ending(
+    lane: LaneGranted,
+    graph: GraphDelta | None = None,
+    *,
+    expected: int | None = None,
+    turn_index: int = 0,
+    usage_deltas: tuple[TokenLedgerEntry, ...] = (),
+    claims: Sequence[TurnInputClaim | None] = (),
+    work: Sequence[QueuedWorkClaim | None] = (),
+    outbox: Sequence[QueuedWorkBatchDraft] = (),
+    release: bool = False,
+    defer: str | None = None,
+) -> RuntimeCommit:
+    """The commit of the turn of a lane, with all it started from; it says `m1` unless another delta is given."""
+    assert lane.turn is not None
+    return commit(
+        fence_of_lane(lane),
+        graph or append(["m1"]),
+        expected=expected,
+        turn=stamp(lane.turn.turn_id),
+        turn_index=turn_index,
+        usage_deltas=usage_deltas,
+        claims=(lane.claim, *claims),
+        work=(lane.work, *work),
+        outbox=outbox,
+        release=release,
+        defer=defer,
+    )
+
+
 def input_draft(
     input_id: str,
     text: str = "hi",

@@ -74,15 +74,7 @@ class DemandLaws(StoreLaws):
             self.clock.tick(LATER_MS / 1000)
         if what == "settled":
             lane = make.granted(await store.open_lane(make.drain_request(self.clock)))
-            await store.commit_runtime_state(
-                make.commit(
-                    make.fence_of_lane(lane),
-                    make.append(["m1"]),
-                    turn=make.stamp("d1"),
-                    claim=lane.claim,
-                    release=True,
-                )
-            )
+            await store.commit_runtime_state(make.ending(lane, release=True))
         if "turn" in what:
             await make.start(store, self.clock, "t1")
         if "steer" in what:

@@ -24,14 +24,11 @@ async def commit_turn(store: RuntimePersistence, lane: LaneGranted) -> None:
     assert lane.turn is not None
     head = await store.head_position(S)
     await store.commit_runtime_state(
-        make.commit(
-            make.fence_of_lane(lane),
+        make.ending(
+            lane,
             make.append([f"m-{lane.turn.turn_id}"], parent=head.leaf_node_id),
             expected=head.head_revision,
-            turn=make.stamp(lane.turn.turn_id),
             turn_index=lane.turn.turn_index,
-            claim=lane.claim,
-            work=[lane.work],
             release=True,
             defer=lane.turn.turn_id,
         )

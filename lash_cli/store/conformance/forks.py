@@ -291,9 +291,7 @@ class ForkLaws(StoreLaws):
     async def test_a_turn_from_the_queue_of_a_fork_never_has_the_id_of_one_that_it_shares(self) -> None:
         store, lane = await make.running(self.open_store, self.clock)
         answer = make.append([own_message_id("t1", 1)])
-        commit = make.commit(
-            make.fence_of_lane(lane), answer, turn=make.stamp("t1"), turn_index=1, claim=lane.claim, release=True
-        )
+        commit = make.ending(lane, answer, turn_index=1, release=True)
         await store.commit_runtime_state(commit)
         await fork(store, self.clock)
         # Its nodes would have the names of those of the shared turn, and be taken for them.

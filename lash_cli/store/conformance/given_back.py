@@ -79,16 +79,7 @@ class GivenBackLaws(StoreLaws):
         assert successor.redrive
         assert await store.abandon_turn_input_claims([lane.claim, taken.inputs]) == ()
         assert await store.abandon_queued_work_claims([taken.work]) == ()
-        await store.commit_runtime_state(
-            make.commit(
-                make.fence_of_lane(successor),
-                make.append(["m1"]),
-                turn=make.stamp(),
-                claim=successor.claim,
-                claims=[taken.inputs],
-                work=[taken.work],
-            )
-        )
+        await store.commit_runtime_state(make.ending(successor, claims=[taken.inputs], work=[taken.work]))
 
     async def test_a_claim_of_work_gives_back_what_it_holds_itself_and_only_to_who_has_its_token(self) -> None:
         store = self.open_store()
@@ -162,9 +153,7 @@ class GivenBackLaws(StoreLaws):
 
     async def test_a_claim_of_a_committed_turn_gives_nothing_back(self) -> None:
         store, lane = await make.running(self.open_store, self.clock)
-        await store.commit_runtime_state(
-            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
-        )
+        await store.commit_runtime_state(make.ending(lane))
         assert lane.claim is not None
         assert await store.abandon_turn_input_claims([lane.claim]) == ()
         turn = await store.turn(S, "t1")
@@ -188,14 +177,7 @@ class GivenBackLaws(StoreLaws):
         assert await store.find_claim(lane.claim.claim_id) == lane.claim
         assert await store.find_claim("tic:0:0") is None
         initial = "s2:frame:initial"
-        await store.commit_runtime_state(
-            make.commit(
-                make.fence_of_lane(lane),
-                make.append(["m1"], frame_id=initial),
-                turn=make.stamp("d1"),
-                claim=lane.claim,
-            )
-        )
+        await store.commit_runtime_state(make.ending(lane, make.append(["m1"], frame_id=initial)))
         assert await store.find_claim(lane.claim.claim_id) is None
 
     async def test_the_commit_of_a_turn_defers_once_what_it_did_not_take(self) -> None:

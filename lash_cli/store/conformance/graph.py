@@ -202,7 +202,5 @@ class GraphLaws(StoreLaws):
     async def test_vacuum_removes_terminal_inputs_only(self) -> None:
         store, lane = await make.running(self.open_store, self.clock)
         assert (await store.vacuum(S))["inputs"] == 0
-        await store.commit_runtime_state(
-            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
-        )
+        await store.commit_runtime_state(make.ending(lane))
         assert (await store.vacuum(S))["inputs"] == 1

@@ -46,16 +46,7 @@ def kinds(outcomes: tuple[PendingTurnInputCancelOutcome, ...]) -> list[str]:
 async def settle(store: RuntimePersistence, clock: MovableClock, turn_id: str = "d1") -> None:
     """Run one drain pass over everything that waits and commit it."""
     lane = make.granted(await store.open_lane(make.drain_request(clock, turn_id=turn_id)))
-    await store.commit_runtime_state(
-        make.commit(
-            make.fence_of_lane(lane),
-            make.append([f"m-{turn_id}"]),
-            turn=make.stamp(turn_id),
-            claim=lane.claim,
-            work=[lane.work],
-            release=True,
-        )
-    )
+    await store.commit_runtime_state(make.ending(lane, make.append([f"m-{turn_id}"]), release=True))
 
 
 class IngressLaws(StoreLaws):
@@ -356,13 +347,8 @@ class IngressLaws(StoreLaws):
             lane = make.granted(outcome)
             assert make.ids_of(lane.claim) == [input_id]
             head = await store.head_position(S)
-            commit = make.commit(
-                make.fence_of_lane(lane),
-                make.append([f"m{index}"], parent=head.leaf_node_id),
-                expected=head.head_revision,
-                turn=make.stamp(f"d{index}"),
-                claim=lane.claim,
-                release=True,
+            commit = make.ending(
+                lane, make.append([f"m{index}"], parent=head.leaf_node_id), expected=head.head_revision, release=True
             )
             await store.commit_runtime_state(commit)
 

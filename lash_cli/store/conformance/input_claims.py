@@ -227,14 +227,5 @@ class InputClaimLaws(StoreLaws):
         assert taken.inputs is not None and repeated.inputs is not None
         assert repeated.inputs.claim_token == taken.inputs.claim_token, "the journal knows this token"
         assert repeated.inputs.generation == lane.turn.generation
-        await store.commit_runtime_state(
-            make.commit(
-                make.fence_of_lane(lane),
-                make.append(["m1"]),
-                turn=make.stamp(),
-                claim=lane.claim,
-                claims=[taken.inputs],
-                release=True,
-            )
-        )
+        await store.commit_runtime_state(make.ending(lane, claims=[taken.inputs], release=True))
         assert [row.state for row in await store.inputs(S, pending_only=False)] == [InputState.COMPLETED] * 2

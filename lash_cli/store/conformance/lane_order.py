@@ -180,14 +180,5 @@ class LaneOrderLaws(StoreLaws):
         again = await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())
         assert taken.work is not None and again.work is not None
         assert (again.work.claim_token, again.work.generation) == (taken.work.claim_token, 2)
-        await store.commit_runtime_state(
-            make.commit(
-                make.fence_of_lane(lane),
-                make.append(["m1"]),
-                turn=make.stamp(),
-                claim=lane.claim,
-                work=[taken.work],
-                release=True,
-            )
-        )
+        await store.commit_runtime_state(make.ending(lane, work=[taken.work], release=True))
         assert await store.queued_work(S, pending_only=False) == ()

@@ -62,16 +62,7 @@ class LaneLaws(StoreLaws):
 
     async def test_commit_settles_the_claim_and_finishes_the_turn(self) -> None:
         store, lane = await make.running(self.open_store, self.clock)
-        await store.commit_runtime_state(
-            make.commit(
-                make.fence_of_lane(lane),
-                make.append(["m1", "m2"]),
-                turn=make.stamp(),
-                turn_index=1,
-                claim=lane.claim,
-                release=True,
-            )
-        )
+        await store.commit_runtime_state(make.ending(lane, make.append(["m1", "m2"]), turn_index=1, release=True))
         turn = await store.turn(S, "t1")
         assert turn is not None and turn.summary == make.stamp().summary
         assert (turn.state, turn.head_revision, turn.first_node_id, turn.last_node_id) == ("committed", 1, "m1", "m2")
@@ -88,13 +79,11 @@ class LaneLaws(StoreLaws):
             turn_id = f"t{number}"
             lane = make.granted(await store.open_lane(make.lane_request(self.clock, turn_id=turn_id)))
             await store.commit_runtime_state(
-                make.commit(
-                    make.fence_of_lane(lane),
+                make.ending(
+                    lane,
                     make.append([f"m{number}", f"n{number}"], parent=None if number == 1 else "n1"),
                     expected=None if number == 1 else 1,
-                    turn=make.stamp(turn_id),
                     turn_index=number,
-                    claim=lane.claim,
                     release=True,
                 )
             )
@@ -126,16 +115,12 @@ class LaneLaws(StoreLaws):
         assert len(await store.inputs(S, pending_only=False)) == 1
         assert await store.turn(S, "t2") is None
         with pytest.raises(SessionExecutionLeaseExpired):
-            await store.commit_runtime_state(
-                make.commit(make.fence_of_lane(dead), make.append(["m1"]), turn=make.stamp(), claim=dead.claim)
-            )
+            await store.commit_runtime_state(make.ending(dead))
         with pytest.raises(TurnInputClaimSuperseded):
             await store.commit_runtime_state(
                 make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=dead.claim)
             )
-        await store.commit_runtime_state(
-            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim)
-        )
+        await store.commit_runtime_state(make.ending(lane))
 
     async def test_asking_for_the_unfinished_turn_itself_redrives_it_and_refuses_another_text(self) -> None:
         store = await make.opened(self.open_store, self.clock)
@@ -238,13 +223,4 @@ class LaneLaws(StoreLaws):
     async def _run_turn(self, *, key: str | None) -> None:
         store = self.open_store()
         lane = make.granted(await store.open_lane(make.lane_request(self.clock, key=key)))
-        await store.commit_runtime_state(
-            make.commit(
-                make.fence_of_lane(lane),
-                make.append(["m1"]),
-                turn=make.stamp(),
-                turn_index=1,
-                claim=lane.claim,
-                release=True,
-            )
-        )
+        await store.commit_runtime_state(make.ending(lane, turn_index=1, release=True))

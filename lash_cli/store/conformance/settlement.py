@@ -47,15 +47,8 @@ async def busy_turn(
 class SettlementLaws(StoreLaws):
     async def test_one_commit_settles_both_families_stores_the_outbox_and_finishes_the_turn(self) -> None:
         store, lane, claims = await busy_turn(self.open_store, self.clock)
-        commit = make.commit(
-            make.fence_of_lane(lane),
-            make.append(["m1"]),
-            turn=make.stamp(),
-            claim=lane.claim,
-            claims=[claims.inputs],
-            work=[claims.work],
-            outbox=[HANDOFF, make.command()],
-            release=True,
+        commit = make.ending(
+            lane, claims=[claims.inputs], work=[claims.work], outbox=[HANDOFF, make.command()], release=True
         )
         result = await store.commit_runtime_state(commit)
         states = [row.state for row in await store.inputs(S, pending_only=False)]
@@ -105,16 +98,7 @@ class SettlementLaws(StoreLaws):
         before = await make.snapshot(store)
         with pytest.raises(error):
             await store.commit_runtime_state(
-                make.commit(
-                    make.fence_of_lane(lane),
-                    make.append(["m1"]),
-                    turn=make.stamp(),
-                    claim=lane.claim,
-                    claims=[inputs],
-                    work=[work],
-                    outbox=outbox,
-                    usage_deltas=(make.usage(),),
-                )
+                make.ending(lane, claims=[inputs], work=[work], outbox=outbox, usage_deltas=(make.usage(),))
             )
         assert await make.snapshot(store) == before
         assert await store.queued_work("s2", pending_only=False) == ()
@@ -206,17 +190,7 @@ class SettlementLaws(StoreLaws):
             await make.put(store, make.work("a", available_at_ms=self.clock.now_ms() + 1))
         elif waiting == "outbox":
             outbox.append(HANDOFF)
-        result = await store.commit_runtime_state(
-            make.commit(
-                make.fence_of_lane(lane),
-                make.append(["m1"]),
-                turn=make.stamp(),
-                claim=lane.claim,
-                outbox=outbox,
-                release=True,
-                defer="t1",
-            )
-        )
+        result = await store.commit_runtime_state(make.ending(lane, outbox=outbox, release=True, defer="t1"))
         assert result.has_waiting is expected
 
     async def test_what_the_committing_generation_still_holds_does_not_wait(self) -> None:
@@ -234,9 +208,7 @@ class SettlementLaws(StoreLaws):
 
     async def test_a_committed_turn_holds_nothing(self) -> None:
         store, lane, claims = await busy_turn(self.open_store, self.clock)
-        await store.commit_runtime_state(
-            make.commit(make.fence_of_lane(lane), make.append(["m1"]), turn=make.stamp(), claim=lane.claim, defer="t1")
-        )
+        await store.commit_runtime_state(make.ending(lane, defer="t1"))
         assert await make.pending_ids(store) == ["steer"]
         assert await make.pending_batch_ids(store) == make.ids_of(claims.work)
         assert (await store.demand(S)).unfinished_turn_id is None
