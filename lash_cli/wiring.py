@@ -397,7 +397,7 @@ def open_core(
     `build_provider`. Raises what `open_store`, `host_policy` and `open_tracer`
     raise.
     """
-    from lash_cli.api import LashCore
+    from lash_cli.api.core import LashCore
     from lash_cli.core.lease import LeaseTimings
     from lash_cli.system import SystemClock, SystemIds
     from lash_cli.tools.approval import ApprovalMode, StandardApproval

@@ -14,7 +14,7 @@ import typer
 
 from lash_cli.cli.out_files import STDOUT_MARK, write_named
 from lash_cli.cli.output import emit_one
-from lash_cli.core.trace_limits import encodable
+from lash_cli.core.codec import storable
 from lash_cli.errors import NotFoundError, UsageError
 from lash_cli.paths import regular_or_given
 
@@ -36,8 +36,8 @@ def html(
         raise UsageError("--stdout and --out exclude each other")
     stdout = stdout or out == STDOUT_MARK
     lines = trace_lines(_read(file))
-    name = encodable(os.path.basename(file))
-    page = trace_page(lines, title=encodable(title) if title else os.path.splitext(name)[0] or name, source=name)
+    name = storable(os.path.basename(file))
+    page = trace_page(lines, title=storable(title) if title else os.path.splitext(name)[0] or name, source=name)
     if stdout:
         sys.stdout.flush()
         sys.stdout.buffer.write(page.encode())  # what the page says of itself, whatever the locale says

@@ -278,25 +278,21 @@ def canonical(envelope: EffectEnvelope) -> CanonicalEnvelope:
 
 def divergent_paths(stored: Any, rebuilt: Any, path: str = "") -> list[str]:
     """Structural paths at which two JSON values differ, in document order, without values."""
-    if isinstance(stored, dict) and isinstance(rebuilt, dict):
-        found: list[str] = []
-        for key in sorted({*stored, *rebuilt}):
-            inner = f"{path}.{key}" if path else key
-            if key not in stored or key not in rebuilt:
-                found.append(inner)
-            else:
-                found += divergent_paths(stored[key], rebuilt[key], inner)
-        return found
     if isinstance(stored, list) and isinstance(rebuilt, list):
-        found = []
-        for index in range(max(len(stored), len(rebuilt))):
-            inner = f"{path}[{index}]"
-            if index >= len(stored) or index >= len(rebuilt):
-                found.append(inner)
-            else:
-                found += divergent_paths(stored[index], rebuilt[index], inner)
-        return found
-    return [] if stored == rebuilt and type(stored) is type(rebuilt) else [path or "$"]
+        place = "{path}[{key}]"
+        stored, rebuilt = dict(enumerate(stored)), dict(enumerate(rebuilt))
+    elif isinstance(stored, dict) and isinstance(rebuilt, dict):
+        place = "{path}.{key}" if path else "{key}"
+    else:
+        return [] if stored == rebuilt and type(stored) is type(rebuilt) else [path or "$"]
+    found: list[str] = []
+    for key in sorted({*stored, *rebuilt}):
+        inner = place.format(path=path, key=key)
+        if key in stored and key in rebuilt:
+            found += divergent_paths(stored[key], rebuilt[key], inner)
+        else:
+            found.append(inner)
+    return found
 
 
 def mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvelope) -> EffectError:

@@ -143,18 +143,13 @@ class _CancelOutcome(Record):
     @property
     def is_cancelled(self) -> bool:
         """Whether this call cancelled it, and nobody else will use it."""
-        return False
+        return isinstance(self, Cancelled)
 
 
 class Cancelled(_CancelOutcome, tag="cancelled", tag_field="outcome"):
     """Cancelled by this call; only these may be edited and submitted again."""
 
     input: PendingTurnInput
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether this call cancelled it, and nobody else will use it."""
-        return True
 
 
 class AlreadyClaimed(_CancelOutcome, tag="already_claimed", tag_field="outcome"):

@@ -17,13 +17,7 @@ from lash_cli.core.codec import from_builtins
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import InvalidEnvelope, MissingRequiredField
 
-COUNTERS: Final = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_write_input_tokens",
-    "reasoning_output_tokens",
-)
+COUNTERS: Final = TokenUsage.__struct_fields__
 # Kinds that only mean something to the host they come from travel under one type.
 DIAGNOSTIC_TYPE: Final = "runtime_diagnostic"
 DIAGNOSTIC_KINDS: Final = frozenset({"queued_work_started", "plugin_runtime", "queued_input_accepted"})

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, Literal
 
-from lash_cli.core.codec import Record
+from lash_cli.core.codec import Record, storable
 
 MAX_TEXT_CHARS = 16_384  # of one text
 MAX_RECORD_CHARS = 262_144  # of all texts of a record together; short ones are kept beyond it
@@ -90,7 +90,7 @@ class Limiter:
         return room
 
     def _key(self, name: Any) -> str:
-        return encodable(self._redact(str(name)[:WINDOW_CHARS])[:SHORT_TEXT_CHARS])
+        return storable(self._redact(str(name)[:WINDOW_CHARS])[:SHORT_TEXT_CHARS])
 
     def _text(self, text: str, path: str) -> str:
         clean = self._redact(text[:WINDOW_CHARS])
@@ -101,18 +101,9 @@ class Limiter:
             self._note(path, kept, len(text), "characters")
             clean = clean[:kept]
         self._chars -= kept
-        return encodable(clean)
+        return storable(clean)
 
     def _note(self, path: str, kept: int, length: int, unit: Unit) -> None:
         if len(self._cuts) < MAX_CUTS:
             shown = self._redact(path[:WINDOW_CHARS])
-            self._cuts.append(Cut(encodable(shown[:MAX_PATH_CHARS]), kept, length, unit))
-
-
-def encodable(text: str) -> str:
-    """`text` with lone surrogates as visible escapes: they have no UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "backslashreplace").decode()
-    return text
+            self._cuts.append(Cut(storable(shown[:MAX_PATH_CHARS]), kept, length, unit))

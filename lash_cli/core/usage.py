@@ -13,14 +13,6 @@ from typing import Final
 from lash_cli.core.codec import Record
 from lash_cli.errors import UsageError
 
-_FIELDS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_write_input_tokens",
-    "reasoning_output_tokens",
-)
-
 # What one call is never told to have cost: a store holds 64 bits, and adds.
 MAX_TOKENS: Final = 2**53
 
@@ -65,6 +57,7 @@ class TokenUsage(Record):
         return TokenUsage(*(getattr(later, name) or getattr(self, name) for name in _FIELDS))
 
 
+_FIELDS = TokenUsage.__struct_fields__
 NO_USAGE: Final = TokenUsage()
 
 

@@ -63,7 +63,7 @@ def bindings(face: PromptFace) -> KeyBindings:
     table.add("up", filter=typing & Condition(lambda: face.buffer.document.cursor_position_row == 0))(_handler(face.up))
     for letter in _LETTERS:
         is_answer = Condition(partial(face.questions.takes, letter))
-        table.add(letter, filter=typing & is_answer, eager=True)(_handler(_answering(face, letter)))
+        table.add(letter, filter=typing & is_answer, eager=True)(_handler(partial(face.questions.answer, letter)))
     return table
 
 
@@ -93,7 +93,3 @@ def _handler(act: Callable[[], object]) -> Callable[[KeyPressEvent], None]:
         act()
 
     return handle
-
-
-def _answering(face: PromptFace, letter: str) -> Callable[[], None]:
-    return lambda: face.questions.answer(letter)

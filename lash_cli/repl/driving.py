@@ -32,7 +32,7 @@ def ending_of(outcome: TurnOutcome) -> Ending:
 class OwnTurns:
     """Starts turns and tells how they ended. `on_end` gets the ending, None when there was nothing to run; `on_error`
     gets what ended without an outcome, and the key of the text that was not taken, if it was not. `on_done` gets the
-    task when all of that is through."""
+    task when all of that is through. `is_active` says that a turn of ours runs, or is about to."""
 
     def __init__(
         self,
@@ -49,16 +49,11 @@ class OwnTurns:
         self._on_error = on_error
         self._on_done = on_done
         self._task: asyncio.Task[None] | None = None
-        self._is_running = False
+        self.is_active = False
         self._is_closed = False
         # The newest turn of ours that ended.
         self.ended_turn_id: str | None = None
         self._begun = asyncio.Event()
-
-    @property
-    def is_active(self) -> bool:
-        """Whether a turn of ours runs, or is about to."""
-        return self._is_running
 
     async def begun_or_over(self) -> None:
         """Return once the turn holds its lane, or there is none."""
@@ -98,7 +93,7 @@ class OwnTurns:
             return
         assert not self.is_active, "turns of a chat run one after another"
         self._begun = asyncio.Event()
-        self._is_running = True
+        self.is_active = True
         self._task = asyncio.get_running_loop().create_task(self._run(run, key, self._begun))
         self._task.add_done_callback(self._on_done)
 
@@ -127,7 +122,7 @@ class OwnTurns:
             failure = error
         finally:
             # Before anybody is told, and never again: whoever is told may begin the next turn.
-            self._is_running = False
+            self.is_active = False
             begun.set()
         if failure is not None:
             await self._on_error(failure, None if is_taken else key)

@@ -25,7 +25,7 @@ from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets import SearchToolbar
 
 from lash_cli.repl.panels import panel_lines
-from lash_cli.views.chat_lines import ToolbarStanding, Waits, toolbar_text, waiting_lines
+from lash_cli.views.chat_lines import ToolbarStanding, toolbar_text, waiting_lines
 from lash_cli.views.safe_text import safe_line, safe_text
 from lash_cli.views.tables import truncate
 
@@ -111,8 +111,8 @@ def _growing(face: PromptFace) -> list[tuple[str, str]]:
 def _around(face: PromptFace) -> list[tuple[str, str]]:
     client, glyphs = face.client, face.options.glyphs
     columns, _ = _size(face)
-    waits = [Waits(waiting.is_now, waiting.text) for waiting in client.watch.waiting]
-    lines = [("waits", line) for line in waiting_lines(waits, glyphs, safe_text, width=columns - 1)]
+    waiting = waiting_lines(client.watch.waiting, glyphs, safe_text, width=columns - 1)
+    lines = [("waits", line) for line in waiting]
     if client.attachments:
         names = ", ".join(os.path.basename(name) for name in client.outbox.draft.attached)
         lines.append(("waits", truncate(f"  + {safe_line(names)}", columns - 1, glyphs.ellipsis)))

@@ -12,12 +12,8 @@ from lash_cli.api.queue import SessionQueue
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
     HOST_PREFIX,
-    AlreadyCancelled,
-    AlreadyClaimed,
-    AlreadyCompleted,
     Cancelled,
     InputState,
-    PendingTurnInputCancelOutcome,
     TurnInputIngress,
 )
 from lash_cli.core.protocols import Ids
@@ -126,7 +122,7 @@ class Outbox:
         outcome = await self._queue.cancel_input(input_id)
         self.sync()
         self._become(drafts.pulled(self.draft, input_id, is_cancelled=isinstance(outcome, Cancelled)))
-        return outcome_word(outcome)
+        return str(outcome.__struct_config__.tag)
 
     def put_into_history(self, cwd: str, limit: int) -> bool:
         """Keep what was typed and not sent where every chat finds it: no other chat of this session will come. False
@@ -140,17 +136,3 @@ class Outbox:
     def leave(self) -> None:
         """The chat ends; what was not sent waits for the next one."""
         self._memory.leave(self.draft)
-
-
-def outcome_word(outcome: PendingTurnInputCancelOutcome) -> str:
-    """The outcome of a cancel in the words of contract 08 §5.3."""
-    match outcome:
-        case Cancelled():
-            return "cancelled"
-        case AlreadyClaimed():
-            return "already_claimed"
-        case AlreadyCompleted():
-            return "already_completed"
-        case AlreadyCancelled():
-            return "already_cancelled"
-    return "not_found"

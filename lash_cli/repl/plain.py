@@ -65,7 +65,7 @@ class PlainFace:
         self._over = asyncio.get_running_loop().create_future()
         self.write("note: type a text to send it; /help lists the commands, /later TEXT queues, Ctrl-C cancels\n")
         self.refresh()
-        with self._keyboard():
+        with self._keyboard(True):
             await self._over
 
     def stop(self) -> None:
@@ -141,7 +141,7 @@ class PlainFace:
     async def run_verb(self, command: Sequence[str], *, is_interactive: bool) -> int:
         """See `Face`."""
         if is_interactive:
-            with self._without_keyboard():
+            with self._keyboard(False):
                 return await at_terminal(command)
         said = await said_by(command)
         if said.text.strip():
@@ -228,20 +228,13 @@ class PlainFace:
         self.refresh()
 
     @contextlib.contextmanager
-    def _keyboard(self) -> Iterator[None]:
-        self._read_keyboard(True)
+    def _keyboard(self, is_wanted: bool) -> Iterator[None]:
+        """Read the keyboard in the block and not behind it, or the other way round."""
+        self._read_keyboard(is_wanted)
         try:
             yield
         finally:
-            self._read_keyboard(False)
-
-    @contextlib.contextmanager
-    def _without_keyboard(self) -> Iterator[None]:
-        self._read_keyboard(False)
-        try:
-            yield
-        finally:
-            self._read_keyboard(True)
+            self._read_keyboard(not is_wanted)
 
     def _read_keyboard(self, is_wanted: bool) -> None:
         loop = asyncio.get_running_loop()

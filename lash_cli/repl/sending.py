@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from lash_cli.repl.driving import OwnTurns
     from lash_cli.repl.outbox import Outbox
     from lash_cli.repl.rules import TurnStanding
-    from lash_cli.repl.watching import Waiting, Watch
+    from lash_cli.repl.watching import Watch
+    from lash_cli.views.chat_lines import Waiting
 
 
 # What a hold of a chat ends with.

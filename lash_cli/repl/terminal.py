@@ -285,9 +285,7 @@ class PromptFace:
 
     def save_now(self) -> None:
         """Write the draft down."""
-        if self._save_timer is not None:
-            self._save_timer.cancel()
-            self._save_timer = None
+        self._cancel_save()
         if not self.questions.is_reason:
             self.client.outbox.typed(self.text)
 

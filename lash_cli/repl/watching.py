@@ -34,6 +34,7 @@ from lash_cli.runtime.observing import ObservedEvent, ObservedGap, SessionObserv
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.store.base import SessionRow, TurnRecord
 from lash_cli.views.chat_history import answers_in, input_text, message_blocks, user_block
+from lash_cli.views.chat_lines import Waiting
 from lash_cli.views.chat_picture import Block, ChatPicture, whole_tool
 from lash_cli.views.safe_text import preview, safe_text
 from lash_cli.views.turn_text import answer_of
@@ -43,15 +44,6 @@ T = TypeVar("T")
 KEPT_ANSWERS = 50
 # How long a store that is busy is left alone.
 _BUSY_SECONDS: Final = 0.25
-
-
-class Waiting(NamedTuple):
-    """One input that waits: whether it enters the running turn, and what it says."""
-
-    input_id: str
-    is_now: bool
-    text: str
-    has_attachment: bool = False
 
 
 class Running(NamedTuple):

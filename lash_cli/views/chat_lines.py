@@ -33,11 +33,13 @@ class ChatGlyphs(NamedTuple):
 ASCII_CHAT_GLYPHS = ChatGlyphs("now:", "next:", "-", ">", ">", "*", " | ", " - ", "...")
 
 
-class Waits(NamedTuple):
+class Waiting(NamedTuple):
     """One input that waits: whether it enters the running turn, and what it says."""
 
+    input_id: str
     is_now: bool
     text: str
+    has_attachment: bool = False
 
 
 class ToolbarStanding(NamedTuple):
@@ -60,7 +62,7 @@ class ToolbarStanding(NamedTuple):
     hint: str = ""
 
 
-def waiting_lines(waits: Sequence[Waits], glyphs: ChatGlyphs, clean: Clean, *, width: int) -> list[str]:
+def waiting_lines(waits: Sequence[Waiting], glyphs: ChatGlyphs, clean: Clean, *, width: int) -> list[str]:
     """One line for what enters the running turn and one for what the next turn takes; none for an empty queue."""
     lines = []
     sections = ((True, glyphs.now, "will send in this turn"), (False, glyphs.later, "queued for next turn"))

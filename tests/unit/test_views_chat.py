@@ -16,7 +16,7 @@ from lash_cli.core.activity import (
 from lash_cli.core.outcome import AssistantMessage, Finished, Stopped
 from lash_cli.core.tools import success
 from lash_cli.views.chat_blocks import plain_block, rich_block
-from lash_cli.views.chat_lines import ChatGlyphs, ToolbarStanding, Waits, toolbar_text, waiting_lines
+from lash_cli.views.chat_lines import ChatGlyphs, ToolbarStanding, Waiting, toolbar_text, waiting_lines
 from lash_cli.views.chat_picture import Block, ChatPicture
 from lash_cli.views.safe_text import safe_text
 from lash_cli.views.tables import display_width
@@ -77,7 +77,11 @@ def test_a_tool_runs_in_the_lines_and_ends_as_a_block_and_a_cancelled_turn_says_
 
 
 def test_nothing_around_the_prompt_is_wider_than_the_terminal() -> None:
-    waits = [Waits(True, "also check\nWindows paths"), Waits(False, "漢字 " * 40), Waits(False, "more")]
+    waits = [
+        Waiting("i1", True, "also check\nWindows paths"),
+        Waiting("i2", False, "漢字 " * 40),
+        Waiting("i3", False, "more"),
+    ]
     standing = ToolbarStanding(
         "some-model high", 41_000, 100_000, 8, 3, 21_000, "running", 1, 2, 0, True, 24_000, "pid 4711 (turn)", "$0.13",
         "Esc stop · Tab queue",
