@@ -55,6 +55,9 @@ _TERMINAL_REASONS = {
     "end_turn": TerminalReason.STOP,
     "tool_use": TerminalReason.TOOL_USE,
     "model_length": TerminalReason.OUTPUT_LIMIT,
+    "model_context_window_exceeded": TerminalReason.CONTEXT_OVERFLOW,
+    "sensitive": TerminalReason.CONTENT_FILTER,
+    "refusal": TerminalReason.CONTENT_FILTER,
 }
 _PLAIN_REASONS = (TerminalReason.STOP, TerminalReason.TOOL_USE)
 
@@ -145,7 +148,7 @@ class ChatAssembler(AnswerAssembler):
         diagnostic = None
         if refusal:
             reason, diagnostic = TerminalReason.CONTENT_FILTER, f"the model refused: {refusal}"
-        elif reason is TerminalReason.PROVIDER_ERROR:
+        elif reason in (TerminalReason.PROVIDER_ERROR, TerminalReason.CONTEXT_OVERFLOW):
             diagnostic = f"the provider ended the answer with finish_reason {self.finish_reason!r}"
         return LlmResponse(parts, self._reported.usage, reason, diagnostic, self._evidence())
 

@@ -49,15 +49,18 @@ _BY_CODE: dict[str, _Verdict] = {
     "context_length_exceeded": _CONTEXT,
     "exceed_context_size_error": _CONTEXT,
     "model_context_window_exceeded": _CONTEXT,
+    "model_max_prompt_tokens_exceeded": _CONTEXT,
     "insufficient_quota": _HARD_QUOTA,
     "usage_limit_reached": _HARD_QUOTA,
     "usage_not_included": _HARD_QUOTA,
     "billing_hard_limit_reached": _HARD_QUOTA,
     "billing_not_active": _HARD_QUOTA,
+    "exceeded_current_quota_error": _HARD_QUOTA,
     "rate_limit_exceeded": _THROTTLED,
     "rate_limit_error": _THROTTLED,
     "content_filter": _FILTER,
     "content_policy_violation": _FILTER,
+    "data_inspection_failed": _FILTER,
     "model_not_found": _UNSUPPORTED,
     "invalid_api_key": _AUTH,
     "authentication_error": _AUTH,
@@ -121,6 +124,13 @@ _MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
             "prompt is too long",
             "input is too long",
             "reduce the length of the messages",
+            # Gemini, xAI, Moonshot, vLLM, TGI, Zhipu
+            "exceeds the maximum number of tokens",
+            "maximum prompt length",
+            "exceeded model token limit",
+            "longer than the maximum model length",
+            "`max_new_tokens` must be <=",
+            "prompt exceeds max length",
         ),
         "context_length_exceeded",
         _CONTEXT,
@@ -134,15 +144,28 @@ _MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
             "insufficient credits",
             "insufficient balance",
             "exceeded your current quota",
+            "all available credits",
         ),
         "insufficient_quota",
         _HARD_QUOTA,
     ),
     (
-        ("content_filter", "content management policy", "content policy", "safety system", "input was flagged"),
+        (
+            "content_filter",
+            "content management policy",
+            "content policy",
+            "safety system",
+            "input was flagged",
+            # Anthropic, DeepSeek, xAI
+            "content filtering policy",
+            "content exists risk",
+            "content violates usage guidelines",
+        ),
         "content_filter",
         _FILTER,
     ),
+    # xAI and Gemini tell a bad key as a bad argument.
+    (("incorrect api key", "api key not valid"), "invalid_api_key", _AUTH),
     # What chat templates, under a status of 500, and Mistral say of whose turn it is, or of the ids of past calls.
     (
         ("roles must alternate", "after role 'tool'", "9, with a length of 9", "strings with length 9"),
@@ -150,7 +173,10 @@ _MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
         _INVALID,
     ),
 )
-_MODEL_MISSING = re.compile(r"model_not_found|\bmodel\b[^.]{0,120}\b(not found|does not exist)", re.IGNORECASE)
+# Within one sentence; a dot inside of a word is one of the model's name.
+_MODEL_MISSING = re.compile(
+    r"model_not_found|\bmodel\b(?:[^.]|\.(?=\S)){0,120}\b(not found|does not exist)", re.IGNORECASE
+)
 
 
 def presentable(text: str, secrets: tuple[str, ...] = ()) -> str:
@@ -252,11 +278,13 @@ def from_exception(error: LlmTransportError, secrets: tuple[str, ...] = ()) -> N
 
 def _judge(codes: tuple[str, ...], text: str, status: int | None, hint: int | None) -> tuple[_Verdict, str | None]:
     first = codes[0] if codes else None
+    lowered = text.lower()
+    is_about_rate = _RATE_WORDS.search(text) is not None
+    if is_about_rate and "request too large" in lowered:
+        return _HARD_QUOTA, first  # it alone is more than its limit for a minute: no wait makes it fit
     for code in codes:
         if code in _BY_CODE:
             return _BY_CODE[code], code
-    lowered = text.lower()
-    is_about_rate = _RATE_WORDS.search(text) is not None
     for markers, code, verdict in _MARKERS:
         if not any(marker in lowered for marker in markers):
             continue

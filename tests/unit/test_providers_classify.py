@@ -99,6 +99,85 @@ def test_codes_and_markers_beat_the_status(status: int, body: object, kind: str,
     assert (verdict.kind, verdict.retryable, verdict.terminal_reason) == (kind, retryable, TerminalReason(reason))
 
 
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, error("The input token count (1196265) exceeds the maximum number of tokens allowed (1048576).")),
+        (400, {"code": "invalid argument", "error": "This model's maximum prompt length is 131072"}),
+        (400, error("Invalid request: Your request exceeded model token limit: 262144 (requested: 300000)")),
+        (400, error("prompt token count of 9 exceeds the limit of 8", code="model_max_prompt_tokens_exceeded")),
+        (400, error("The decoder prompt (length 5000) is longer than the maximum model length of 4096.")),
+        (422, error("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097. Given: 5000")),
+        (400, error("Prompt exceeds max length", code="1261")),
+    ],
+    ids=["gemini", "xai", "moonshot", "copilot", "vllm", "tgi", "zhipu"],
+)
+def test_a_conversation_that_is_too_long_is_known_in_the_words_of_many(status: int, body: object) -> None:
+    verdict = judge(status, body)
+    assert (verdict.kind, verdict.retryable, verdict.terminal_reason) == (
+        "validation",
+        False,
+        TerminalReason.CONTEXT_OVERFLOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, error("Output blocked by content filtering policy", type="invalid_request_error")),
+        (400, error("Content Exists Risk", code="invalid_request_error")),
+        (400, error("Input data may contain inappropriate content.", code="data_inspection_failed")),
+        (403, {"code": "no permission", "error": "Content violates usage guidelines. Failed check: X"}),
+    ],
+    ids=["anthropic", "deepseek", "qwen", "xai"],
+)
+def test_a_filter_is_known_in_the_words_of_many(status: int, body: object) -> None:
+    verdict = judge(status, body)
+    assert (verdict.kind, verdict.retryable, verdict.terminal_reason) == (
+        "validation",
+        False,
+        TerminalReason.CONTENT_FILTER,
+    )
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        error('model "llama3.2" not found, try pulling it first', type="not_found_error"),
+        error("The model `Qwen/Qwen2.5-7B` does not exist.", type="NotFoundError"),
+    ],
+    ids=["ollama", "vllm"],
+)
+def test_a_model_whose_name_has_a_dot_can_be_missing_too(body: object) -> None:
+    assert judge(404, body).kind == "unsupported"
+
+
+def test_what_two_sentences_say_does_not_make_a_model_missing() -> None:
+    assert judge(404, error("This model is fine. The file was not found.")).kind == "http"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (
+            429,
+            error("Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 44532.", type="tokens"),
+        ),
+        (413, error("Request too large for model `llama` on tokens per minute (TPM)", code="rate_limit_exceeded")),
+        (429, error("Your account is suspended, please check your plan", type="exceeded_current_quota_error")),
+        (429, {"code": "exhausted", "error": "Your team has either used all available credits or reached its limit."}),
+    ],
+    ids=["openai", "groq", "moonshot", "xai"],
+)
+def test_a_limit_that_no_wait_helps_with_is_not_waited_for(status: int, body: object) -> None:
+    verdict = judge(status, body)
+    assert (verdict.kind, verdict.retryable) == ("quota", False)
+
+
+def test_a_key_that_is_refused_as_a_bad_argument_is_a_refused_key() -> None:
+    assert judge(400, {"code": "invalid argument", "error": "Incorrect API key provided: xa***."}).kind == "auth"
+
+
 def test_a_structured_code_beats_a_text_marker() -> None:
     verdict = judge(429, error("content_filter insufficient_quota context window", code="rate_limit_exceeded"))
     assert (verdict.kind, verdict.retryable) == ("quota", True)
