@@ -21,6 +21,8 @@ from lash_cli.core.codec import Record
 from lash_cli.errors import LlmTransportError
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 CONNECT_TIMEOUT_SECONDS = 10.0
@@ -100,8 +102,10 @@ class Httpx2Transport:
 
     def __init__(self, timeouts: Timeouts | None = None) -> None:
         self._timeouts = timeouts or Timeouts()
-        self._client: httpx2.AsyncClient | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        #: A loop makes, uses and closes its own, and no other one's connections.
+        self._clients: dict[asyncio.AbstractEventLoop, httpx2.AsyncClient] = {}
+        #: Reading the certificates takes longer than anything else of a client, and they are the same for all.
+        self._certificates: ssl.SSLContext | None = None
 
     async def send(self, request: HttpRequest, *, start_timeout: float | None) -> HttpResponse:
         """See `HttpTransport.send`."""
@@ -129,34 +133,40 @@ class Httpx2Transport:
         return HttpResponse(response.status_code, headers, body, aclose)
 
     async def aclose(self) -> None:
-        """Close the client; the next `send` makes a new one."""
-        client, loop = self._client, self._loop
-        self._client = self._loop = None
-        if client is not None and loop is asyncio.get_running_loop():
+        """Close the client of this loop; the next `send` makes a new one."""
+        client = self._clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
             await client.aclose()
 
     def _client_of_this_loop(self) -> httpx2.AsyncClient:
+        loop = asyncio.get_running_loop()
+        client = self._clients.get(loop)
+        if client is None:
+            for closed in [known for known in tuple(self._clients) if known.is_closed()]:
+                self._clients.pop(closed, None)  # its connections cannot be used or closed any more
+            client = self._clients[loop] = self._new_client()
+        return client
+
+    def _new_client(self) -> httpx2.AsyncClient:
         import httpx2
 
-        loop = asyncio.get_running_loop()
-        if self._client is None or self._loop is not loop:
-            timeouts = self._timeouts
-            try:
-                # How many calls run at a time is the limiter's to say: a pool of its own would fail those that wait.
-                self._client = httpx2.AsyncClient(
-                    http2=False,
-                    follow_redirects=False,
-                    trust_env=True,
-                    limits=httpx2.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS),
-                    timeout=httpx2.Timeout(timeouts.chunk, connect=timeouts.connect),
-                )
-            except (httpx2.InvalidURL, ImportError, OSError, ValueError) as error:
-                # Without the cause, whose text may hold the password of a proxy.
-                raise LlmTransportError(
-                    _unusable_environment(error), kind="validation", code="network_setup_invalid"
-                ) from None
-            self._loop = loop
-        return self._client
+        timeouts = self._timeouts
+        try:
+            self._certificates = self._certificates or httpx2.create_ssl_context()
+            # How many calls run at a time is the limiter's to say: a pool of its own would fail those that wait.
+            return httpx2.AsyncClient(
+                http2=False,
+                follow_redirects=False,
+                trust_env=True,
+                verify=self._certificates,
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS),
+                timeout=httpx2.Timeout(timeouts.chunk, connect=timeouts.connect),
+            )
+        except (httpx2.InvalidURL, ImportError, OSError, ValueError) as error:
+            # Without the cause, whose text may hold the password of a proxy.
+            raise LlmTransportError(
+                _unusable_environment(error), kind="validation", code="network_setup_invalid"
+            ) from None
 
 
 def address_refusal(url: str) -> str | None:

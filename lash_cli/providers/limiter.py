@@ -4,13 +4,15 @@ Three limits, each optional: requests in flight, requests per window, tokens per
 window. Windows are fixed: one begins with the first request after the last one
 ended. Whoever waits is served in the order of arrival: only the first in line
 looks at the limits, so nobody small overtakes somebody large. A waiter that is
-cancelled leaves the line, and a permit is given back on every way out. Used
-from one event loop.
+cancelled leaves the line, and a permit is given back on every way out. The line
+is one for all event loops of the process; what a closed one left behind in it
+counts no more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
@@ -62,15 +64,24 @@ class Permit:
         self.release()
 
 
+class _Place:
+    """Somebody in line, in the event loop it waits in."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.called = asyncio.Event()
+
+
 class RateLimiter:
     """The line in front of one provider."""
 
     def __init__(self, limits: RateLimits, clock: Clock) -> None:
         self._limits = limits
         self._clock = clock
-        self._line: deque[asyncio.Future[None]] = deque()
-        self._freed: asyncio.Future[None] | None = None
-        self._in_flight = 0
+        # Entered again where what is collected inside of it leaves the line.
+        self._guard = threading.RLock()
+        self._line: deque[_Place] = deque()
+        self._out: dict[Permit, asyncio.AbstractEventLoop] = {}
         self._window_ends = float("-inf")
         self._requests = 0
         self._tokens = 0
@@ -78,7 +89,7 @@ class RateLimiter:
     @property
     def in_flight(self) -> int:
         """Permits that are out."""
-        return self._in_flight
+        return len(self._out)
 
     @property
     def waiting(self) -> int:
@@ -96,38 +107,46 @@ class RateLimiter:
         beginning of a window, alone: it could never fit, and only the provider
         can say whether it accepts it.
         """
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._line.append(place)
+        place = _Place()
+        with self._guard:
+            self._forget_closed_loops()
+            self._line.append(place)
         try:
-            if self._line[0] is not place:
-                await place
-            await self._until_there_is_room(tokens)
-            self._in_flight += 1
-            self._requests += 1
-            self._tokens += tokens
-            return Permit(self._give_back)
+            while True:
+                place.called.clear()
+                admitted = self._admitted(place, tokens)
+                if isinstance(admitted, Permit):
+                    return admitted
+                if admitted is None:
+                    await place.called.wait()
+                else:
+                    await self._clock.sleep(admitted)
         finally:
-            self._line.remove(place)
-            self._call_first()
+            with self._guard:
+                if place in self._line:
+                    self._line.remove(place)
+                self._call_first()
 
-    async def _until_there_is_room(self, tokens: int) -> None:
-        """Only the first in line is here."""
+    def _admitted(self, place: _Place, tokens: int) -> Permit | float | None:
+        """The permit where it is this one's turn and there is room; else the seconds until there may be, None until it
+        is called."""
         limits = self._limits
-        while True:
-            if limits.max_concurrent is not None and self._in_flight >= limits.max_concurrent:
-                self._freed = asyncio.get_running_loop().create_future()
-                try:
-                    await self._freed
-                finally:
-                    self._freed = None
-                continue
+        with self._guard:
+            if self._line[0] is not place:
+                return None
+            if limits.max_concurrent is not None and len(self._out) >= limits.max_concurrent:
+                return None
             now = self._clock.monotonic()
             if now >= self._window_ends:
                 self._window_ends = now + limits.window_seconds
                 self._requests = self._tokens = 0
-            if self._fits(tokens):
-                return
-            await self._clock.sleep(self._window_ends - now)
+            if not self._fits(tokens):
+                return self._window_ends - now
+            self._requests += 1
+            self._tokens += tokens
+            permit = Permit(lambda: self._give_back(permit))
+            self._out[permit] = place.loop
+            return permit
 
     def _fits(self, tokens: int) -> bool:
         limits = self._limits
@@ -137,14 +156,24 @@ class RateLimiter:
             return True
         return self._tokens + tokens <= limits.tokens_per_window
 
-    def _give_back(self) -> None:
-        self._in_flight -= 1
-        if self._freed is not None and not self._freed.done():
-            self._freed.set_result(None)
+    def _give_back(self, permit: Permit) -> None:
+        with self._guard:
+            self._out.pop(permit, None)
+            self._call_first()
 
     def _call_first(self) -> None:
-        if self._line and not self._line[0].done():
-            self._line[0].set_result(None)
+        """Have the first in line look again, in its own loop."""
+        self._forget_closed_loops()
+        if self._line:
+            first = self._line[0]
+            first.loop.call_soon_threadsafe(first.called.set)
+
+    def _forget_closed_loops(self) -> None:
+        """Who waited in a loop that is closed comes no more, and gives nothing back."""
+        while self._line and self._line[0].loop.is_closed():
+            self._line.popleft()
+        for permit in [permit for permit, loop in self._out.items() if loop.is_closed()]:
+            del self._out[permit]
 
 
 def estimated_tokens(request: LlmRequest) -> int:

@@ -316,6 +316,11 @@ class ThreadedChatServer:
         return list(self._server.requests)
 
     @property
+    def connections(self) -> int:
+        """How many were made so far."""
+        return self._server.connections
+
+    @property
     def default(self) -> Default:
         """What answers when the script is used up; may be set at any time."""
         return self._server.default

@@ -1,0 +1,134 @@
+"""One provider in several event loops at a time: a core may be used from as many as a program has (contract 06 §3.4,
+§11)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support.clock import LIMIT_S, ManualCancel
+from support.wire import ThreadedChatServer, text_reply
+
+from lash_cli.core.content import Message, Role, TextPart
+from lash_cli.core.llm import LlmRequest, LlmScope, StreamEvent
+from lash_cli.core.policy import ModelSpec
+from lash_cli.core.protocols import ModelCaller
+from lash_cli.providers.catalog import ProviderSettings, build_caller
+from lash_cli.providers.limiter import RateLimiter, RateLimits
+from lash_cli.system import SystemClock
+
+LOOPS, CALLS = 3, 5
+REQUEST = LlmRequest(
+    model=ModelSpec("test-model"),
+    messages=(Message("m", Role.USER, (TextPart("hello"),)),),
+    scope=LlmScope("s", "s:turn:t:llm:0"),
+)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+async def _ignored(event: StreamEvent) -> None: ...
+
+
+def in_loops_of_their_own(*works: Callable[[], Awaitable[object]]) -> None:
+    """Run each in a loop and a thread of its own; raises what one of them raised, or that one did not end."""
+
+    async def limited(work: Callable[[], Awaitable[object]]) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            await work()
+
+    with ThreadPoolExecutor(len(works)) as threads:
+        list(threads.map(lambda work: asyncio.run(limited(work)), works))
+
+
+async def until_in_line(limiter: RateLimiter, count: int) -> None:
+    while limiter.waiting < count:  # noqa: ASYNC110 - it is another loop that they wait in
+        await asyncio.sleep(0.001)
+
+
+def caller_of(server: ThreadedChatServer) -> ModelCaller:
+    settings = ProviderSettings("test", "openai_chat", server.base_url, None, {"max_attempts": 1})
+    return build_caller(settings, clock=SystemClock(), ids_bits=lambda _: 0)
+
+
+def test_each_loop_keeps_its_connection_whatever_the_others_do() -> None:
+    with ThreadedChatServer([text_reply("hi")] * LOOPS * CALLS) as server:
+        caller = caller_of(server)
+        together = threading.Barrier(LOOPS)
+
+        async def work() -> None:
+            for _ in range(CALLS):
+                together.wait(LIMIT_S)
+                result = await caller.call(REQUEST, sink=_ignored, cancel=ManualCancel())
+                assert result.error is None
+            await caller.aclose()
+
+        in_loops_of_their_own(*[work] * LOOPS)
+        assert server.connections == LOOPS
+
+
+def test_a_place_that_one_loop_gives_back_is_taken_in_another() -> None:
+    limiter = RateLimiter(RateLimits(max_concurrent=1), SystemClock())
+    held, waiting = threading.Event(), threading.Event()
+
+    async def holds() -> None:
+        permit = await limiter.acquire()
+        held.set()
+        await asyncio.to_thread(waiting.wait)
+        await until_in_line(limiter, 1)
+        permit.release()
+
+    async def waits() -> None:
+        await asyncio.to_thread(held.wait)
+        waiting.set()
+        # The loop has nothing else to do: only the call from the other one can wake it before its limit does.
+        began = time.monotonic()
+        (await limiter.acquire()).release()
+        assert time.monotonic() - began < LIMIT_S / 2
+
+    in_loops_of_their_own(holds, waits)
+    assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+
+def test_the_next_in_line_may_wait_in_another_loop_than_the_one_who_gave_up() -> None:
+    limiter = RateLimiter(RateLimits(max_concurrent=2, requests_per_window=1, window_seconds=0.5), SystemClock())
+    first_waits = threading.Event()
+
+    async def gives_up() -> None:
+        (await limiter.acquire()).release()
+        acquiring = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        first_waits.set()
+        await until_in_line(limiter, 2)
+        acquiring.cancel()
+        await asyncio.wait([acquiring])
+
+    async def is_next() -> None:
+        await asyncio.to_thread(first_waits.wait)
+        (await limiter.acquire()).release()
+
+    in_loops_of_their_own(gives_up, is_next)
+    assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("how", ["in flight", "in line"])
+def test_who_went_with_a_closed_loop_is_in_nobodys_way(how: str) -> None:
+    limiter = RateLimiter(RateLimits(max_concurrent=1), SystemClock())
+    loop = asyncio.new_event_loop()
+    left = [loop.run_until_complete(limiter.acquire())]
+    if how == "in line":
+        waiting = loop.create_task(limiter.acquire())
+        loop.run_until_complete(asyncio.sleep(0))
+        left[0].release()
+    loop.close()
+
+    in_loops_of_their_own(limiter.acquire)
+    if how == "in line":
+        waiting._log_destroy_pending = False  # type: ignore[attr-defined]
