@@ -156,9 +156,13 @@ class LashCore(SessionHistories):
         `ConfigError` with codes `missing_model_spec`, `missing_provider`,
         `durable_store_required:session_store`, `residency_unknown`, `plugin_registration` for two
         tools of one id or name and for hooks of one id or of another shape, or
-        `config_invalid` for both of what is given either way; and `UsageError` (`policy_invalid`) for what no session
+        `config_invalid` for both of what is given either way and for a provider, a store, a source of tools or a policy
+        that is none; and `UsageError` (`policy_invalid`) for what no session
         could be opened under again.
         """
+        _require_collaborators(provider=provider, store=store, approval=approval)
+        for source in tools:
+            _require_collaborators(tools=source)
         resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
         if resolver is None:
             raise ConfigError("a core needs a provider", code="missing_provider")
@@ -595,6 +599,24 @@ class LashCore(SessionHistories):
         if interruption is not None:
             raise interruption from None if closing.cancelled() else closing.exception()
         closing.result()
+
+
+#: What each collaborator has, and how one is made of what is most often given in its place.
+_COLLABORATORS = {
+    "provider": ("call", "it is made by provider('loopback'), or RetryingCaller(…) around a Provider of your own"),
+    "store": ("live", "it is made by SqliteStore.open(path)"),
+    "tools": ("manifests", "each of its members is a source of tools, such as FunctionToolProvider([function, …])"),
+    "approval": ("decide", "it is an object with the method decide of ApprovalPolicy"),
+}
+
+
+def _require_collaborators(**given: object) -> None:
+    """Raise `ConfigError` for what does not have what will be asked of it."""
+    for name, collaborator in given.items():
+        has, hint = _COLLABORATORS[name]
+        if collaborator is not None and not hasattr(collaborator, has):
+            said = f"{name} cannot be of the type {type(collaborator).__name__}"
+            raise ConfigError(said, hint=hint)
 
 
 def _tool_hooks(hooks: Sequence[ToolHook], projector: ToolResultProjector | None) -> ToolHookSet:

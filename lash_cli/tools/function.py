@@ -271,11 +271,14 @@ class FunctionToolProvider:
     ) -> None:
         """`deferred` are tools that are not offered, and run for who holds a grant of them (`RunsGrantedCalls`).
         `on_close` ends whatever the tools share, such as running processes; `on_cancel` ends outside what a tool
-        left pending (`PendingCompletion`) when the call is cancelled. Raises `PluginRegistrationError` on equal ids."""
+        left pending (`PendingCompletion`) when the call is cancelled. Raises `PluginRegistrationError` on equal ids and
+        for what is no `FunctionTool`."""
         self._tools: dict[str, FunctionTool] = {}
         self._deferred: dict[str, FunctionTool] = {}
         for known, given in ((self._tools, tools), (self._deferred, deferred)):
             for entry in given:
+                if not isinstance(entry, FunctionTool):
+                    raise PluginRegistrationError(f"{entry!r} is no tool yet: decorate a function by @tool(name=…)")
                 tool_id = entry.manifest.id
                 if known.setdefault(tool_id, entry) is not entry or (
                     known is self._deferred and tool_id in self._tools

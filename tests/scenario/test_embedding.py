@@ -10,9 +10,12 @@ import msgspec
 import pytest
 
 from lash_cli import (
+    EventSink,
     FunctionToolProvider,
     LashCore,
     LashSession,
+    LlmRequest,
+    LlmResponse,
     ModelSpec,
     OpenAgentFrameRequest,
     PromptContribution,
@@ -35,6 +38,7 @@ from lash_cli import (
 from lash_cli.errors import (
     ConfigError,
     NotFoundError,
+    PluginRegistrationError,
     ReconfigureError,
     SessionClosed,
     StoreSessionMismatch,
@@ -135,6 +139,42 @@ def test_a_core_that_no_session_could_be_opened_from_is_refused_as_it_is_built(
     with pytest.raises(ConfigError) as refused:
         LashCore(**{"provider": provider("loopback"), "model": ModelSpec("loopback"), **wiring})
     assert refused.value.code == code
+
+
+class Bare:
+    """A `Provider` whose author forgot what goes around it."""
+
+    kind = "bare"
+
+    async def complete(self, request: LlmRequest, sink: EventSink) -> LlmResponse:
+        return LlmResponse(())
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("wiring", "hint"),
+    [
+        ({"provider": Bare()}, "RetryingCaller("),
+        ({"provider": "loopback"}, "provider("),
+        ({"store": "notes.db"}, "SqliteStore.open("),
+        ({"tools": [look]}, "FunctionToolProvider(["),
+        ({"approval": lambda manifest, call: None}, "decide"),
+    ],
+    ids=["provider of one's own", "name of a provider", "path of a store", "bare tool", "function"],
+)
+def test_what_is_given_in_the_place_of_a_collaborator_is_refused_with_what_makes_one_of_it(
+    wiring: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        LashCore(**{"provider": provider("loopback"), "model": ModelSpec("loopback"), **wiring})
+    assert refused.value.code == "config_invalid" and hint in (refused.value.hint or "")
+
+
+def test_a_function_that_is_no_tool_yet_is_refused_with_what_makes_it_one() -> None:
+    with pytest.raises(PluginRegistrationError) as refused:
+        FunctionToolProvider([look.function])  # type: ignore[list-item]
+    assert "@tool(" in refused.value.message
 
 
 @pytest.mark.parametrize("unreadable", [{"model": "a name"}, {"max_turns": "5"}, {"prompt": "Be brief."}])
