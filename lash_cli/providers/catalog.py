@@ -75,7 +75,7 @@ SPOKEN_BY: dict[str, tuple[str, ...]] = {
     "thinking_prefix_mismatch": ("anthropic",),
     "cache_retention": ("anthropic", *_OPENAI),
     "cache_control": ("openai_chat",),
-    "conversation_dialect": ("openai_chat",),
+    "conversation_dialect": _OPENAI,
     "reasoning_text_field": ("openai_chat",),
     "cache_session_affinity": _OPENAI,
     "reasoning_dialect": _OPENAI,

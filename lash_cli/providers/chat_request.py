@@ -9,13 +9,12 @@ route that made it.
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import encode, sha256_hex
+from lash_cli.core.codec import encode
 from lash_cli.core.content import (
     AttachmentPart,
     AttachmentSource,
@@ -34,10 +33,10 @@ from lash_cli.core.llm import GenerationReceipt, JsonObjectOutput, JsonSchemaOut
 from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec
 from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
-from lash_cli.providers.caching import CacheMarks, dialect_of, fitted, marked_last, marks_of
+from lash_cli.providers.caching import CacheMarks, dialect_of, marked_last, marks_of
 from lash_cli.providers.chat_stream import THINKING_BLOCKS
 from lash_cli.providers.generation import GenerationWords
-from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
+from lash_cli.providers.openai_dialect import NO_ANSWER, OPENAI, OpenAiDialect
 from lash_cli.providers.past import (
     SIGNATURE_PLACEHOLDER,
     attached_words,
@@ -53,8 +52,6 @@ from lash_cli.providers.schemas import project
 OutputCapField = Literal["max_tokens", "max_completion_tokens"]
 #: What OpenAI takes as the id of a call on this wire.
 MAX_ID_CHARS = 40
-_MISTRAL_ID_CHARS = 9
-_MISTRAL_ID = re.compile(f"[A-Za-z0-9]{{{_MISTRAL_ID_CHARS}}}")
 _CARRIED = CARRIED["openai_chat"]
 _WORDS = GenerationWords("temperature", "seed", "stop", most_stop_sequences=4)
 
@@ -67,7 +64,7 @@ _FRAMES = {
     "results": Frame(joint=b""),
 }
 #: Mistral refuses a user right behind the results of tools, where the model was interrupted or had nothing to say.
-_NO_ANSWER = {"results": b',{"content":"[no answer]","role":"assistant"}'}
+_NO_ANSWER = {"results": b"," + encode({"content": NO_ANSWER, "role": "assistant"})}
 _MISTRAL_FRAMES = _FRAMES | {name: _FRAMES[name]._replace(behind=_NO_ANSWER) for name in ("text", "blocks")}
 
 
@@ -198,8 +195,7 @@ class _MessageEncoder:
         self._is_marked = is_marked
         self._needs_signatures = needs_signatures
         self._attachment_bytes = attachment_bytes
-        self._reasoning_text_field = dialect.reasoning_text_field
-        self._call_id = _mistral_call_id if dialect.conversation == "mistral" else _call_id
+        self._dialect = dialect
 
     def encode_message(self, message: Message) -> list[Piece]:
         """The wire messages of one message: none, one or, with tool results, several.
@@ -239,7 +235,7 @@ class _MessageEncoder:
         calls = [
             {
                 "function": {"arguments": past_arguments(part.input_json), "name": past_name(part.tool_name)},
-                "id": self._call_id(part.tool_call_id),
+                "id": self._dialect.call_id(part.tool_call_id, MAX_ID_CHARS),
                 "type": "function",
                 **self._signed(part.replay, is_first=number == 0),
             }
@@ -266,10 +262,10 @@ class _MessageEncoder:
             item["reasoning_details"] = replayed
         if blocks:
             item["thinking_blocks"] = blocks
-        if self._reasoning_text_field is not None:
+        if self._dialect.reasoning_text_field is not None:
             thought = "".join(part.content for part in thoughts)
             if thought or calls:  # such servers refuse a call without it, be it empty
-                item[self._reasoning_text_field] = thought
+                item[self._dialect.reasoning_text_field] = thought
         return [item]
 
     def _own(self, replay: ReasoningReplay | None, kind: str = "") -> ReasoningReplay | None:
@@ -287,7 +283,7 @@ class _MessageEncoder:
             "content": part.content,
             "name": past_name(part.tool_name),
             "role": "tool",
-            "tool_call_id": self._call_id(part.tool_call_id),
+            "tool_call_id": self._dialect.call_id(part.tool_call_id, MAX_ID_CHARS),
         }
 
     def _block(self, part: Part) -> dict[str, Any] | None:
@@ -307,15 +303,6 @@ class _MessageEncoder:
             case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
                 return _bytes_block(media_type, self._attachment_bytes(source), label or source.attachment_ref)
         refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
-
-
-def _call_id(identity: str) -> str:
-    return fitted(identity, MAX_ID_CHARS)
-
-
-def _mistral_call_id(identity: str) -> str:
-    """The id of a call, or where it is another provider's what Mistral takes in its place."""
-    return identity if _MISTRAL_ID.fullmatch(identity) else sha256_hex(identity.encode())[:_MISTRAL_ID_CHARS]
 
 
 def _reasoning_details(text: str, replay: ReasoningReplay) -> Iterator[dict[str, Any]]:

@@ -7,18 +7,23 @@ what an endpoint understands, and the defaults are OpenAI's own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from lash_cli.core.codec import encode
+from lash_cli.core.codec import encode, sha256_hex
 from lash_cli.core.llm import LlmRequest, LlmToolSpec
-from lash_cli.providers.caching import CacheDialect, CacheRetention, affinity_key
+from lash_cli.providers.caching import CacheDialect, CacheRetention, affinity_key, fitted
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
 from lash_cli.providers.reasoning import ReasoningDialect
 from lash_cli.providers.schemas import project
 
 ConversationDialect = Literal["openai", "mistral"]
+#: What the model says where Mistral wants it to have spoken: it was interrupted, or had nothing to say.
+NO_ANSWER = "[no answer]"
+_MISTRAL_ID_CHARS = 9
+_MISTRAL_ID = re.compile(f"[A-Za-z0-9]{{{_MISTRAL_ID_CHARS}}}")
 
 
 class OpenAiDialect(NamedTuple):
@@ -29,8 +34,8 @@ class OpenAiDialect(NamedTuple):
     marks it reads, if any. `cache_session_affinity` tells it which calls belong
     together. `replay_reasoning` is off for an address whose machines cannot read
     each other's encrypted reasoning. `reasoning_text_field` is where a Chat Completions server wants the words of
-    earlier reasoning back. `conversation` is whose rules a past conversation has to keep there: with those of Mistral
-    the model speaks between the results of its tools and the user, and its calls have ids of nine characters.
+    earlier reasoning back. `conversation` is whose rules a past conversation has to keep: with those of Mistral the
+    model speaks between the results of its tools and the user, and its calls have ids of nine characters.
     `extra_body` is laid over every body, and what `omit_body` names by dotted paths is left out of it.
     """
 
@@ -54,6 +59,12 @@ class OpenAiDialect(NamedTuple):
         if self.strict_tools:
             return project(tool.input_schema, "openai_strict_tool_parameters", tool.projection)
         return project(tool.input_schema, "openai_tool_parameters", tool.projection)
+
+    def call_id(self, identity: str, most_chars: int) -> str:
+        """The id of a past call as this endpoint takes it; what is another provider's gets one in its place."""
+        if self.conversation == "openai":
+            return fitted(identity, most_chars)
+        return identity if _MISTRAL_ID.fullmatch(identity) else sha256_hex(identity.encode())[:_MISTRAL_ID_CHARS]
 
     def headers(self, request: LlmRequest) -> dict[str, str]:
         """Headers that keep the calls of a conversation together."""

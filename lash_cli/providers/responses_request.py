@@ -39,9 +39,9 @@ from lash_cli.providers.attachments import (
     refuse_attachment,
     stand_in,
 )
-from lash_cli.providers.caching import fitted, prompt_cache_fields
+from lash_cli.providers.caching import prompt_cache_fields
 from lash_cli.providers.generation import GenerationWords
-from lash_cli.providers.openai_dialect import OPENAI, OpenAiDialect
+from lash_cli.providers.openai_dialect import NO_ANSWER, OPENAI, OpenAiDialect
 from lash_cli.providers.past import attached_words, past_arguments, past_name, system_words, words_of
 from lash_cli.providers.prefix import Encode, Frame, Piece, PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
@@ -51,7 +51,10 @@ from lash_cli.providers.schemas import project
 MAX_ID_CHARS = 64
 _DIGEST_CHARS = 16
 _CARRIED = CARRIED["openai_responses"]
-_FRAMES = {"user": Frame(b',{"content":[', b'],"role":"user","type":"message"}')}
+_FRAMES = {"user": Frame(b',{"content":[', b'],"role":"user","type":"message"}'), "results": Frame(joint=b"")}
+#: Behind the results of tools Mistral refuses a user; the model has said nothing that there would be an item of.
+_NO_ANSWER = {"results": b"," + encode({"content": NO_ANSWER, "role": "assistant", "type": "message"})}
+_MISTRAL_FRAMES = _FRAMES | {"user": _FRAMES["user"]._replace(behind=_NO_ANSWER)}
 # It has neither a seed nor stop sequences.
 _WORDS = GenerationWords("temperature")
 
@@ -77,7 +80,8 @@ class ResponsesEncoder:
         self._expose_thinking = expose_thinking
         self._dialect = dialect.checked()
         self._attachment_bytes = attachment_bytes
-        self._caches = PrefixCaches(self._encoding, _FRAMES)
+        is_mistral = dialect.conversation == "mistral"
+        self._caches = PrefixCaches(self._encoding, _MISTRAL_FRAMES if is_mistral else _FRAMES)
 
     def route(self, model: str) -> str:
         """Who can read encrypted reasoning again: one model behind one endpoint of this wire."""
@@ -99,8 +103,7 @@ class ResponsesEncoder:
 
     def _encoding(self, route: str) -> Encode:
         """How messages are written for one route; a session that changes its model starts a new one."""
-        replays = self._dialect.replay_reasoning
-        return _ItemEncoder(route, replays, self._credential_scope, self._attachment_bytes).encode_message
+        return _ItemEncoder(route, self._dialect, self._credential_scope, self._attachment_bytes).encode_message
 
     def _options(self, request: LlmRequest) -> dict[str, Any]:
         options: dict[str, Any] = {
@@ -159,10 +162,10 @@ class _ItemEncoder:
     """Messages as input items of one route."""
 
     def __init__(
-        self, route: str, replays_reasoning: bool, credential_scope: str, attachment_bytes: AttachmentBytes | None
+        self, route: str, dialect: OpenAiDialect, credential_scope: str, attachment_bytes: AttachmentBytes | None
     ) -> None:
         self._route = route
-        self._replays_reasoning = replays_reasoning
+        self._dialect = dialect
         self._credential_scope = credential_scope
         self._attachment_bytes = attachment_bytes
 
@@ -175,7 +178,7 @@ class _ItemEncoder:
         """
         if message.role is Role.ASSISTANT:
             return [_item(item) for item in self._assistant(message)]
-        results = [_item(_result(part)) for part in message.parts if isinstance(part, ToolResultPart)]
+        results = [_item(self._result(part), "results") for part in message.parts if isinstance(part, ToolResultPart)]
         blocks = [block for part in message.parts if (block := self._block(part)) is not None]
         if not blocks and results:
             return results
@@ -191,7 +194,7 @@ class _ItemEncoder:
                 case ReasoningPart(replay=replay) if is_replayed and replay is not None:
                     items.append(_reasoning(replay.item_id, replay.summary, replay.encrypted_content))
                 case ToolCallPart():
-                    items.append(_call(part, self._own_id(part) if is_replayed else None))
+                    items.append(self._call(part, self._own_id(part) if is_replayed else None))
                 case _ if text := words_of(part):
                     meta = self._own_meta(part)
                     own = self._own_id(part) if is_replayed else None
@@ -226,7 +229,7 @@ class _ItemEncoder:
                 if self._own_id(part) is None:
                     return False
                 pending = False
-        return self._replays_reasoning and found and not pending
+        return self._dialect.replay_reasoning and found and not pending
 
     def _own_id(self, part: Part) -> str | None:
         """The id this route gave a part, if it did and takes it back: some give longer ones than they take."""
@@ -240,6 +243,24 @@ class _ItemEncoder:
         """What this route said about a text beside its words."""
         meta = part.response_meta if isinstance(part, ProsePart) else None
         return meta if meta and meta.get("provider") == self._route else {}
+
+    def _call(self, part: ToolCallPart, identity: str | None) -> dict[str, Any]:
+        named = {"id": identity} if identity else {}
+        return {
+            "arguments": past_arguments(part.input_json),
+            "call_id": self._dialect.call_id(part.tool_call_id, MAX_ID_CHARS),
+            **named,
+            "name": past_name(part.tool_name),
+            "status": "completed",
+            "type": "function_call",
+        }
+
+    def _result(self, part: ToolResultPart) -> dict[str, Any]:
+        return {
+            "call_id": self._dialect.call_id(part.tool_call_id, MAX_ID_CHARS),
+            "output": part.content,
+            "type": "function_call_output",
+        }
 
     def _block(self, part: Part) -> dict[str, Any] | None:
         if isinstance(part, AttachmentPart):
@@ -276,8 +297,8 @@ def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, A
     return {"file_data": url, "filename": label or f"attachment.{OPENAI_FILES[media_type]}", "type": "input_file"}
 
 
-def _item(item: dict[str, Any]) -> Piece:
-    return Piece(b"," + encode(item))
+def _item(item: dict[str, Any], frame: str = "") -> Piece:
+    return Piece(b"," + encode(item), frame=frame)
 
 
 def _input_text(text: str) -> dict[str, Any]:
@@ -304,23 +325,3 @@ def _reasoning(identity: str | None, summary: tuple[str, ...], encrypted: str | 
     named = {"id": identity} if identity else {}
     texts = [{"text": text, "type": "summary_text"} for text in summary]
     return {"encrypted_content": encrypted, **named, "summary": texts, "type": "reasoning"}
-
-
-def _call(part: ToolCallPart, identity: str | None) -> dict[str, Any]:
-    named = {"id": identity} if identity else {}
-    return {
-        "arguments": past_arguments(part.input_json),
-        "call_id": fitted(part.tool_call_id, MAX_ID_CHARS),
-        **named,
-        "name": past_name(part.tool_name),
-        "status": "completed",
-        "type": "function_call",
-    }
-
-
-def _result(part: ToolResultPart) -> dict[str, Any]:
-    return {
-        "call_id": fitted(part.tool_call_id, MAX_ID_CHARS),
-        "output": part.content,
-        "type": "function_call_output",
-    }

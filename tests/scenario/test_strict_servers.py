@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support import responses
 from support.doubling import Number, doubling
 from support.driving import S
-from support.wire import ChatServer, RecordedRequest, error_reply, hang_reply, text_reply, tool_calls_reply
+from support.wire import ChatServer, RecordedRequest, Reply, error_reply, hang_reply, text_reply, tool_calls_reply
 
 from lash_cli.api import FunctionToolProvider, LashCore, ToolContext, provider, tool
 from lash_cli.core.activity import AssistantProseDelta
@@ -61,6 +63,26 @@ def mistral_api(messages: list[dict[str, Any]]) -> str | None:
     return None
 
 
+def in_items(reply: Reply) -> Reply:
+    """A whole answer of the Chat Completions wire as one of the Responses wire; what is none stays as it is."""
+    if reply.status != 200 or reply.ending != "complete":
+        return reply
+    documents = [json.loads(line[6:]) for line in reply.body.decode().splitlines() if line.startswith("data: {")]
+    deltas = [choice["delta"] for document in documents for choice in document["choices"]]
+    text = "".join(delta.get("content") or "" for delta in deltas)
+    calls: dict[int, dict[str, str]] = {}
+    for delta in (made for each in deltas for made in each.get("tool_calls", ())):
+        call = calls.setdefault(delta["index"], {"id": delta.get("id", ""), "name": "", "arguments": ""})
+        for name in ("name", "arguments"):
+            call[name] += delta["function"].get(name, "")
+    items = [responses.message(text)] if text else []
+    items += [
+        responses.call(call["name"], call["arguments"], call_id=call["id"], identity=f"fc_{number}")
+        for number, call in calls.items()
+    ]
+    return responses.Answer(*items).streamed()
+
+
 class Strict:
     """A server that refuses what `check` finds, and answers everything else with what is scripted, or with `fine`."""
 
@@ -68,19 +90,46 @@ class Strict:
         self.checks = checks
         self.script: list[Any] = []
         self.refusals: list[str] = []
+        self.said: list[dict[str, Any]] = []
 
     def __call__(self, request: RecordedRequest) -> Any:
-        refusal = next((found for check in self.checks if (found := check(request.json["messages"]))), None)
+        self.said = request.json["messages"] if "messages" in request.json else as_messages(request.json["input"])
+        refusal = next((found for check in self.checks if (found := check(self.said))), None)
         if refusal is not None:
             self.refusals.append(refusal)
             return error_reply(400, {"error": {"message": refusal, "type": "BadRequestError", "code": 400}})
-        return self.script.pop(0) if self.script else text_reply("fine")
+        answer = self.script.pop(0) if self.script else text_reply("fine")
+        return answer if "messages" in request.json else in_items(answer)
+
+
+def as_messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Items of the Responses wire as a server that follows it hands them to the template of its model."""
+    messages: list[dict[str, Any]] = []
+    for item in items:
+        match item["type"]:
+            case "function_call":
+                call = {"id": item["call_id"], "function": {"name": item["name"], "arguments": item["arguments"]}}
+                if not messages or not messages[-1].get("tool_calls"):
+                    messages.append({"role": "assistant", "content": None, "tool_calls": []})
+                messages[-1]["tool_calls"].append(call)
+            case "function_call_output":
+                messages.append({"role": "tool", "content": item["output"], "tool_call_id": item["call_id"]})
+            case "message":
+                said = item["content"]
+                texts = said if isinstance(said, str) else "".join(block.get("text", "") for block in said)
+                messages.append({"role": item["role"], "content": texts})
+    return messages
 
 
 def core_of(
-    server: ChatServer, make_core: Callable[..., LashCore], *, options: dict[str, Any], **more: Any
+    server: ChatServer,
+    make_core: Callable[..., LashCore],
+    *,
+    options: dict[str, Any],
+    kind: str = "openai_chat",
+    **more: Any,
 ) -> LashCore:
-    caller = provider("openai_chat", name="local", base_url=server.base_url, **{"max_attempts": 1} | options)
+    caller = provider(kind, name="local", base_url=server.base_url, **{"max_attempts": 1} | options)
     return make_core(caller, **more)
 
 
@@ -164,8 +213,11 @@ async def interrupted_among_tools(core: LashCore, server: ChatServer, strict: St
         assert (await session.turn(PICTURE).run()).result.assistant_message() == "fine"
 
 
+@pytest.mark.parametrize("kind", ["openai_chat", "openai_responses"])
 @pytest.mark.parametrize("checks", [(mistral_template,), (mistral_api,), (mistral_template, mistral_api)])
-async def test_mistral_takes_a_conversation_whose_tools_were_not_answered(make_core, checks: tuple[Check, ...]) -> None:
+async def test_mistral_takes_a_conversation_whose_tools_were_not_answered(
+    make_core, checks: tuple[Check, ...], kind: str
+) -> None:
     holder: list[LashCore] = []
 
     @tool(name="speak")
@@ -176,11 +228,11 @@ async def test_mistral_takes_a_conversation_whose_tools_were_not_answered(make_c
     strict = Strict(*checks)
     async with ChatServer(default=strict) as server:
         tools = [doubling(), FunctionToolProvider([speak])]
-        core = core_of(server, make_core, options={"conversation_dialect": "mistral"}, tools=tools)
+        core = core_of(server, make_core, options={"conversation_dialect": "mistral"}, tools=tools, kind=kind)
         holder.append(core)
         await interrupted_among_tools(core, server, strict)
         assert strict.refusals == []
-        said = told(server)
+        said = [(message["role"], message["content"]) for message in strict.said]
         assert [role for role, _ in said if role != "system"] == [
             *("user", "assistant", "tool", "assistant"),
             *("user", "assistant", "tool", "tool", "assistant"),
@@ -188,9 +240,7 @@ async def test_mistral_takes_a_conversation_whose_tools_were_not_answered(make_c
             "user",
         ]
         assert [content for role, content in said if role == "assistant" and content] == [*["[no answer]"] * 3, "heard"]
-        calls = [
-            call["id"] for message in server.requests[-1].json["messages"] for call in message.get("tool_calls", ())
-        ]
+        calls = [call["id"] for message in strict.said for call in message.get("tool_calls", ())]
         assert len(set(calls)) == 4 and "abcdefgh9" in calls
 
 
