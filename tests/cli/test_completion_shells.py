@@ -115,3 +115,23 @@ def test_a_shell_completes_what_is_typed(name: str, home: Path, lash) -> None:
     finally:
         shell.close()
     assert not (home.parent / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", SHELLS)
+def test_a_word_that_began_with_a_quote_is_completed_within_it(name: str, home: Path, lash) -> None:
+    for arguments in (
+        ("open", "notes", "--name", "two words"),
+        ("open", "work:1", "--name", "zebra"),
+        ("open", "--name", DANGEROUS),
+    ):
+        assert lash(*arguments).code == 0
+    shell = Shell(name, home.parent)
+    try:
+        for quote in ("'", '"'):
+            shell.completes(f"lash show {quote}two", ["lash", "show", "two words"])
+            shell.completes(f"lash show {quote}work:", ["lash", "show", "work:1"])
+            shell.completes(f"lash queue cancel --session={quote}two", ["lash", "queue", "cancel", "--session=two words"])
+            shell.completes(f"lash show {quote}it", ["lash", "show", DANGEROUS])
+    finally:
+        shell.close()
+    assert not (home.parent / "pwned").exists()
