@@ -27,6 +27,8 @@ _DESCRIPTION_LIMIT = 60
 
 # Kinds of values that are files of the user's.
 _PATHS = {"file": FILES, "dir": DIRECTORIES}
+# Kinds of values that are a file behind an `@`, by what begins such a word, and text otherwise.
+_MARKED_PATHS = {"text-file": "@", "setting": "system=@"}
 # Kinds of which one word holds several, separated by commas.
 _LISTS = ("fields", "event", "status", "by")
 
@@ -101,9 +103,12 @@ class Words:
 
     @classmethod
     def read(cls) -> Words:
-        """The table that belongs to this lash."""
-        with open(WORDS_FILE, encoding="utf-8") as file:
-            return cls(file)
+        """The table that belongs to this lash; a process reads it once."""
+        global _table
+        if _table is None:
+            with open(WORDS_FILE, encoding="utf-8") as file:
+                _table = cls(file)
+        return _table
 
     def verbs(self, path: str) -> list[list[str]]:
         """`[name, aliases, summary]` of every verb of a group, the root being the empty path."""
@@ -132,6 +137,17 @@ class Words:
         return [(value, text) for value, text in self._rows.get((kind, "word"), [])]
 
 
+_table: Words | None = None
+
+
+def _taken_apart(word: str) -> tuple[str, str | None]:
+    """The spelling of an option, and the value that is glued to it if any: `--key=V`, `-kV`."""
+    if word.startswith("--"):
+        spelling, equals, value = word.partition("=")
+        return spelling, value if equals else None
+    return word[:2], word[2:] or None
+
+
 class CommandLine:
     """The words before the cursor, understood as far as that is possible."""
 
@@ -155,9 +171,9 @@ class CommandLine:
         elif word == "--" and not self._only_arguments:
             self._only_arguments = True
         elif word.startswith("-") and len(word) > 1 and not self._only_arguments:
-            spelling, equals, value = word.partition("=")
+            spelling, value = _taken_apart(word)
             option = self._option(spelling)
-            if option is not None and equals:
+            if option is not None and value is not None:
                 self.given[option.spellings[0]] = value
             elif option is not None and option.takes_next:
                 self._awaited = option
@@ -180,7 +196,8 @@ class CommandLine:
     @property
     def is_path(self) -> bool:
         """Whether the word being typed names a file or a directory."""
-        return self._value()[0] in _PATHS
+        kind, typed, _ = self._value()
+        return kind in _PATHS or (kind in _MARKED_PATHS and typed.startswith(_MARKED_PATHS[kind]))
 
     def complete(self) -> tuple[list[Candidate], str]:
         """The candidates for the word being typed, and the directive."""
@@ -188,7 +205,7 @@ class CommandLine:
             return [], NO_FILES
         if self._awaited is None:
             if self._is_option:
-                if "=" not in self._current:
+                if _taken_apart(self._current)[1] is None:
                     return self._spellings(), NO_FILES
             elif self._is_group:
                 verbs = [(name, text) for name, _, text in self._table.verbs(self.path)]
@@ -205,9 +222,10 @@ class CommandLine:
         if self._awaited is not None:
             return self._awaited.kind, self._current, ""
         if self._is_option:
-            spelling, _, value = self._current.partition("=")
+            spelling, value = _taken_apart(self._current)
             option = self._option(spelling)
-            return "" if option is None else option.kind, value, f"{spelling}="
+            typed = value or ""
+            return "" if option is None else option.kind, typed, self._current.removesuffix(typed)
         kind = "" if self._is_group else self._table.argument(self.path, len(self.arguments))
         return kind, self._current, ""
 

@@ -31,7 +31,7 @@ _BY_METAVAR = {
     "SESSION": "session", "IN": "input", "ANCHOR": "input", "BATCH": "batch", "TURN": "turn", "NODE": "node",
     "FILE": "file", "FILE|-": "file", "PATH": "file", "PATH|URL|-": "file", "DIR": "dir", "DB": "file",
     "SHELL": "shell", "TOPIC": "topic", "KIND": "schema", "K=V": "label", "K[=V]": "label", "K=V|K-": "label",
-    "TOOL": "tool", "NODE|TURN": "node", "CLASS=MODE": "approval",
+    "TOOL": "tool", "NODE|TURN": "node", "CLASS=MODE": "approval", "TEXT|@FILE": "text-file",
     "ROLE": "role", "CONDITION": "condition", "KEY": "config-key", "KEY=VALUE": "override",
 }  # fmt: skip
 # By the name of the option or argument, where the help has no name of its own for the value.

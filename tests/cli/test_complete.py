@@ -55,7 +55,13 @@ def test_what_is_written_down_is_what_the_command_table_says():
     assert not completion_build.unsaid(), "say in completion_build what a command prints"
     known = {kind for _, what, *rest in rows() if what in ("argument", "option") for kind in [rest[-2].lstrip("?")]}
     words = {path for path, what, *_ in rows() if what == "word"}
-    assert known - words - completion_rows.KINDS.keys() - {"", "text", "file", "dir", "fields", "config-value"} == set()
+    assert (
+        known
+        - words
+        - completion_rows.KINDS.keys()
+        - {"", "text", "text-file", "file", "dir", "fields", "config-value"}
+        == set()
+    )
 
 
 def test_verbs_options_and_fixed_values_need_no_database(home):

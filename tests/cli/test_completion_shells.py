@@ -130,7 +130,8 @@ def test_a_word_that_began_with_a_quote_is_completed_within_it(name: str, home: 
         for quote in ("'", '"'):
             shell.completes(f"lash show {quote}two", ["lash", "show", "two words"])
             shell.completes(f"lash show {quote}work:", ["lash", "show", "work:1"])
-            shell.completes(f"lash queue cancel --session={quote}two", ["lash", "queue", "cancel", "--session=two words"])
+            glued = f"lash queue cancel --session={quote}two"
+            shell.completes(glued, ["lash", "queue", "cancel", "--session=two words"])
             shell.completes(f"lash show {quote}it", ["lash", "show", DANGEROUS])
     finally:
         shell.close()

@@ -93,6 +93,7 @@ def test_a_file_whose_name_is_no_text_can_be_given_wherever_a_file_can(lash, tmp
     assert lash("export", "s", "--as", "json", "--out", name, "-o", "json").code == 0
     assert lash("import", name, "--id", "again").code == 0
     assert lash("enqueue", "s", "see", "--attach", name, "-o", "json").code == 0
+    assert lash("enqueue", "s", "see", f"-a{name}", "-o", "json").code == 0
     waiting = lash("show", "s", "-o", "json").json["queue"]
     assert "n\\xff" in json.dumps(waiting, ensure_ascii=False).replace("\\\\", "\\")
     assert lash("db", "backup", "--out", f"{name}.db", "-o", "json").code == 0
@@ -100,5 +101,18 @@ def test_a_file_whose_name_is_no_text_can_be_given_wherever_a_file_can(lash, tmp
     assert lash("log", "again", "-o", "json").json["items"][-1]["text"] == "kept"
     os.mkdir(f"{name}.d")
     assert "not valid UTF-8" not in lash("config", "trust", f"{name}.d", "-o", "json").err
+    with open(name, "w") as file:
+        file.write("in the file")
+    for arguments in (
+        ("open", "t", "--system", f"@{name}"),
+        ("open", "u", f"--system=@{name}"),
+        ("set", "s", f"system=@{name}"),
+    ):
+        assert lash(*arguments, "-o", "json").code == 0, arguments
+    assert lash("set", "s", "max_steps=2", "-o", "json").json["system"] == "in the file"
+    for text in (("enqueue", "s", name), ("open", "v", "--system", name), ("set", "s", f"variant=@{name}")):
+        refused = lash(*text, "-o", "json")
+        assert (refused.code, refused.error["code"]) == (2, "usage"), text
+        assert "not valid UTF-8" in refused.error["message"]
     refused = lash("enqueue", "s", name, "-o", "json")
     assert (refused.code, refused.error["code"]) == (2, "usage") and "not valid UTF-8" in refused.error["message"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lash_cli.cli import completing
 from lash_cli.cli.globals import hoist, is_set
 
 
@@ -95,3 +96,23 @@ def test_another_command_is_led_to_the_same_places():
     options, _ = hoist(["--profile", "ci", "--db", "my file.db", "ls", "--home=~/x", "--log-file", "l"])
     assert options.places() == ["--home", "~/x", "--db", "my file.db", "--profile", "ci"]
     assert hoist(["ls"])[0].places() == []
+
+
+def test_the_table_of_words_is_read_once_however_many_file_names_are_no_text(monkeypatch):
+    made = completing.Words.__init__
+    tables = []
+    monkeypatch.setattr(completing, "_table", None)
+    monkeypatch.setattr(completing.Words, "__init__", lambda self, lines: (tables.append(self), made(self, lines))[1])
+    options, rest = hoist(["turn", "s", *(word for n in range(9) for word in ("-a", f"{n}\udcff", f"-a{n}\udcff"))])
+    assert (options.problem, len(rest), len(tables)) == (None, 29, 1)
+
+
+@pytest.mark.parametrize("word", ["-a\udcff", "--attach=\udcff", "--system=@\udcff"])
+def test_a_file_name_glued_to_its_option_need_not_be_text(word):
+    assert hoist(["turn", "s", word])[0].problem is None
+
+
+@pytest.mark.parametrize("word", ["\udcff", "--system=\udcff", "--key=\udcff", "-x\udcff", "--nosuch=\udcff"])
+def test_what_names_no_file_has_to_be_text(word):
+    problem = hoist(["turn", "s", word])[0].problem
+    assert problem is not None and "not valid UTF-8" in problem.message
