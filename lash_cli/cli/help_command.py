@@ -15,6 +15,7 @@ from lash_cli import docs
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_many, emit_one, safe, say
 from lash_cli.cli.paging import write_paged
+from lash_cli.core.nearest import did_you_mean
 from lash_cli.errors import NotFoundError
 
 _WIDTH = 100
@@ -89,18 +90,15 @@ def _help_of_command(words: list[str]) -> int:
 
 
 def _unknown(words: list[str]) -> NotFoundError:
-    import difflib
-
     from lash_cli.cli.table import COMMANDS
 
     name = " ".join(words)
     # One that is a topic and a command is one word to try.
     known = {*docs.names(), *docs.ALIASES, *(entry.name for entry in COMMANDS)}
-    nearest = difflib.get_close_matches(name, known, n=3, cutoff=0.55)
-    offered = ", ".join(f"lash help {one}" for one in nearest)
+    hint, nearest = did_you_mean(name, known, "list them with: lash help", before="lash help ", most=3)
     return NotFoundError(
         f"there is no topic and no command {name!r}",
         code="topic_not_found",
-        hint=f"did you mean: {offered}" if nearest else "list them with: lash help",
+        hint=hint,
         details={"topic": name, "nearest": nearest},
     )

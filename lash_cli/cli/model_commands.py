@@ -13,6 +13,7 @@ import typer
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.cli.provider_commands import of_arguments, say_if_overruled
+from lash_cli.core.nearest import did_you_mean
 from lash_cli.errors import ConfigError, ConflictError, NotFoundError, UsageError
 from lash_cli.settings.providers import LOOPBACK, WELL_KNOWN, default_model, default_provider
 from lash_cli.views.shell_words import shell_word
@@ -142,15 +143,11 @@ def _spelled(record: Any) -> Any:
 
 
 def _unknown(name: str) -> NotFoundError:
-    import difflib
-
     from lash_cli.providers.models import CATALOGUE
 
-    known = [*current().settings.names("models"), *CATALOGUE]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"it can be used all the same with --model; a short name for it: lash model alias NAME {shell_word(name)}"
-    if near:
-        hint = f"did you mean: lash model show {shell_word(near[0])}"
+    known = map(shell_word, [*current().settings.names("models"), *CATALOGUE])
+    own = f"it can be used all the same with --model; a short name for it: lash model alias NAME {shell_word(name)}"
+    hint, _ = did_you_mean(name, known, own, before="lash model show ", most=1)
     return NotFoundError(
         f"nothing is known about a model {name!r}", code="model_not_found", hint=hint, details={"model": name}
     )

@@ -64,7 +64,7 @@ def command(
         reference=session,
         spec=policy_options(model=model, provider=provider, system=system),
         has_changes=any(option is not None for option in (model, provider, system)),
-        labels=key_values(label, "--label"),
+        labels=key_values(label, "--label", such_as="--label area=billing"),
         name=name,
         parent=parent,
         must_be_new=new,

@@ -13,6 +13,7 @@ import typer
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_many, emit_one, say
 from lash_cli.cli.secret_input import KeylessCommand, read_key
+from lash_cli.core.nearest import did_you_mean
 from lash_cli.errors import ConfigError, ConflictError, LashError, NotFoundError, UsageError
 from lash_cli.settings.providers import (
     KEY_VARIABLES,
@@ -174,16 +175,14 @@ def _check_name(name: str) -> None:
 def _check_well_known(name: str) -> None:
     """Raises `UsageError` (`provider_unknown`) for a name that does not say which server it stands for: a key that is
     given with it would go to the server of the usual kind."""
-    import difflib
-
     if name in WELL_KNOWN:
         return
-    near = difflib.get_close_matches(name.lower(), WELL_KNOWN, n=1)
     own = "one of your own needs --base-url URL, or --kind KIND for the server that kind is of"
+    hint, near = did_you_mean(name, WELL_KNOWN, own)
     raise UsageError(
         f"{name!r} is not among the providers that need no address: {', '.join(WELL_KNOWN)}",
         code="provider_unknown",
-        hint=f"did you mean {near[0]}? {own}" if near else own,
+        hint=f"{hint}; {own}" if near else own,
         details={"provider": name, "nearest": near},
     )
 
@@ -197,12 +196,10 @@ def _kind(name: str, kind: str | None) -> str:
     chosen = KIND_ALIASES.get(kind, kind)
     valid = sorted(set(KINDS) - {LOOPBACK})
     if chosen not in valid:
-        import difflib
-
-        near = difflib.get_close_matches(chosen, valid, n=1)
+        hint, _ = did_you_mean(chosen, valid, "most servers speak openai_chat", before="--kind ")
         raise UsageError(
             f"unknown kind of provider {kind!r}; there are: {', '.join(valid)}",
-            hint=f"did you mean --kind {near[0]}?" if near else "most servers speak openai_chat",
+            hint=hint,
             details={"kind": kind, "valid": valid},
         )
     return chosen
@@ -340,8 +337,6 @@ def remove(name: Annotated[str, typer.Argument(metavar="NAME", help="As `lash pr
 
 def _not_removable(name: str) -> ConflictError | NotFoundError:
     """The error for a provider that has no table."""
-    import difflib
-
     settings, environment = current().settings, current().environment
     if name == LOOPBACK:
         return ConflictError(f"{LOOPBACK} is built in and stays", code="provider_built_in")
@@ -354,10 +349,5 @@ def _not_removable(name: str) -> ConflictError | NotFoundError:
             hint=f"unset {origin.removeprefix('env ')}",
             details={"provider": name, "origin": origin},
         )
-    near = difflib.get_close_matches(name, known, n=1)
-    return NotFoundError(
-        f"no provider {name!r}",
-        code="provider_not_found",
-        hint=f"did you mean {near[0]}?" if near else "list them with: lash provider ls",
-        details={"provider": name},
-    )
+    hint, _ = did_you_mean(name, known, "list them with: lash provider ls")
+    return NotFoundError(f"no provider {name!r}", code="provider_not_found", hint=hint, details={"provider": name})

@@ -96,18 +96,15 @@ def _ambiguous(reference: str, candidates: tuple[SessionMeta, ...]) -> UsageErro
 
 
 async def _not_found(store: RuntimePersistence, reference: str) -> NotFoundError:
-    import difflib
-
     pool: dict[str, str] = {}
     async for row in every_session(store):
         pool[row.meta.name] = row.meta.name
         pool[row.meta.session_id] = row.meta.session_id
         if len(pool) >= _SUGGESTION_POOL:
             break
-    nearest = difflib.get_close_matches(reference, pool, n=3, cutoff=0.6)
-    hint = f"did you mean: {', '.join(nearest)}" if nearest else "list them with: lash ls"
+    from lash_cli.core.nearest import did_you_mean
+
+    hint, nearest = did_you_mean(reference, pool, "list them with: lash ls", most=3)
     if not nearest and len(reference) < MINIMUM_PREFIX:
         hint = f"an id prefix needs at least {MINIMUM_PREFIX} characters; list them with: lash ls"
-    return NotFoundError(
-        f"no session {reference!r}", hint=hint, details={"reference": reference, "nearest": list(nearest)}
-    )
+    return NotFoundError(f"no session {reference!r}", hint=hint, details={"reference": reference, "nearest": nearest})

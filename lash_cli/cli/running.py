@@ -284,12 +284,12 @@ def system_text(option: str) -> str:
         raise UsageError(f"{path} is not valid UTF-8 at byte {error.start}", hint=hint) from error
 
 
-def key_values(texts: list[str] | None, option: str) -> dict[str, str]:
+def key_values(texts: list[str] | None, option: str, *, such_as: str) -> dict[str, str]:
     """`K=V` options as a dictionary; raises `UsageError` for one without a key or without `=`."""
     pairs: dict[str, str] = {}
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not key or not equals:
-            raise UsageError(f"{option} needs KEY=VALUE, got {text!r}", hint=f"for example: {option} area=billing")
+            raise UsageError(f"{option} needs KEY=VALUE, got {text!r}", hint=f"for example: {such_as}")
         pairs[key] = value
     return pairs

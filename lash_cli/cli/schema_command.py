@@ -9,6 +9,7 @@ import typer
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_many, to_json, write_line
+from lash_cli.core.nearest import did_you_mean
 from lash_cli.errors import NotFoundError, UsageError
 
 
@@ -52,13 +53,7 @@ def _indented(schema: dict[str, Any]) -> str:
 
 
 def _unknown(kind: str, known: list[str]) -> NotFoundError:
-    import difflib
-
-    folded = {name.lower(): name for name in known}
-    nearest = [folded[name] for name in difflib.get_close_matches(kind.lower(), list(folded), n=3, cutoff=0.55)]
+    hint, nearest = did_you_mean(kind, known, "list them with: lash schema", most=3)
     return NotFoundError(
-        f"there is no kind {kind!r}",
-        code="schema_not_found",
-        hint=f"did you mean: {' or '.join(nearest)}" if nearest else "list them with: lash schema",
-        details={"kind": kind, "nearest": nearest},
+        f"there is no kind {kind!r}", code="schema_not_found", hint=hint, details={"kind": kind, "nearest": nearest}
     )

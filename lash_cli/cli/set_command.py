@@ -18,6 +18,7 @@ from lash_cli.cli.output import emit_one
 from lash_cli.cli.queue_access import existing_store, named_session
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import key_values, opened_core, policy_options, writing_store
+from lash_cli.core.nearest import did_you_mean
 from lash_cli.core.policy import (
     NO_GENERATION,
     Generation,
@@ -69,7 +70,7 @@ def set_values(
     '["one", "two"]'. What a provider has no word for is left out, which lash
     show --turn tells. name is what the session is called.
     """
-    values = key_values(settings, "set")
+    values = key_values(settings, "set", such_as="lash set SESSION max_steps=10")
     _require_settable(values)
     name = values.get("name")
     require_name(name)
@@ -128,10 +129,7 @@ def _require_settable(values: Mapping[str, str]) -> None:
                 hint=f"these can be set: {', '.join(KEYS)}",
                 details={"key": key},
             )
-        import difflib
-
-        nearest = difflib.get_close_matches(key, KEYS, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"these can be set: {', '.join(KEYS)}"
+        hint, _ = did_you_mean(key, KEYS, f"these can be set: {', '.join(KEYS)}")
         raise UsageError(f"there is no setting {key!r}", hint=_ELSEWHERE.get(key, hint), details={"key": key})
 
 
@@ -157,9 +155,9 @@ def _drawn_value(key: str, text: str) -> Any:
     try:
         match key:
             case "temperature":
-                return float(text)
+                return float(_plain(text))
             case "seed":
-                return int(text)
+                return int(_plain(text))
     except ValueError:
         raise UsageError(f"{key} is a number, or none, got {text!r}") from None
     if not text.startswith("["):
@@ -170,6 +168,13 @@ def _drawn_value(key: str, text: str) -> Any:
         return tuple(parse_text(Option("list"), text)) or None
     except ValueError as error:
         raise UsageError(f"{key} is TEXT or a list of texts: {error}", hint="for example: stop='[\"END\"]'") from error
+
+
+def _plain(text: str) -> str:
+    """`text` as it is. Raises `ValueError` for what only Python reads as a number: `1_000`, digits beyond ASCII."""
+    if not text.isascii() or "_" in text or text != text.strip():
+        raise ValueError(text)
+    return text
 
 
 def _require_drawable(before: Generation, fields: Mapping[str, Any]) -> Generation:

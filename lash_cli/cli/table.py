@@ -231,16 +231,11 @@ class LazyGroup(TyperGroup):
 
 def unknown_command(entries: Sequence[Entry], name: str, path: str) -> UsageError:
     """The error for a verb that does not exist, with the nearest ones that do."""
-    import difflib
+    from lash_cli.core.nearest import did_you_mean
 
     names = [known for entry in entries for known in (entry.name, *entry.aliases)]
-    nearest = difflib.get_close_matches(name, names, n=2, cutoff=0.55)
-    shown = " or ".join(f"{path} {known}" for known in nearest)
-    return UsageError(
-        f"unknown command {name!r}",
-        hint=f"did you mean: {shown}" if shown else f"see: {path} --help",
-        details={"command": name, "nearest": nearest},
-    )
+    hint, nearest = did_you_mean(name, names, f"see: {path} --help", before=f"{path} ")
+    return UsageError(f"unknown command {name!r}", hint=hint, details={"command": name, "nearest": nearest})
 
 
 def load(entry: Entry) -> Any:

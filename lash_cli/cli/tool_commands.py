@@ -16,6 +16,7 @@ from lash_cli.cli.documents import Document, tool_document
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_at
+from lash_cli.core.nearest import did_you_mean
 from lash_cli.core.policy import SessionSpec
 from lash_cli.core.tools import ToolStateEntry
 from lash_cli.errors import NotFoundError
@@ -73,13 +74,11 @@ def _require_known(session: LashSession, names: Collection[str]) -> None:
     known = [entry.manifest.name for entry in _entries(session)]
     for name in names:
         if name not in known:
-            import difflib
-
-            nearest = difflib.get_close_matches(name, known, n=2)
+            hint, nearest = did_you_mean(name, known, f"there are: {', '.join(known)}")
             raise NotFoundError(
                 f"session {session.session_id} has no tool {name!r}",
                 code="tool_unknown",
-                hint=f"did you mean: {' or '.join(nearest)}" if nearest else f"there are: {', '.join(known)}",
+                hint=hint,
                 details={"session": session.session_id, "tool": name, "nearest": nearest},
             )
 

@@ -22,9 +22,8 @@ def words_of(
         raise UsageError(f"{option} names nothing", hint=listed)
     for word in words:
         if word not in known and word not in silent:
-            import difflib
+            from lash_cli.core.nearest import did_you_mean
 
-            nearest = difflib.get_close_matches(word, known, n=2, cutoff=0.5)
-            hint = f"did you mean: {' or '.join(nearest)}" if nearest else listed
+            hint, nearest = did_you_mean(word, known, listed)
             raise UsageError(f"{unknown} {word!r}", hint=hint, details={"word": word, "nearest": nearest})
     return words

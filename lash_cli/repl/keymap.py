@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from lash_cli.core.nearest import did_you_mean
 from lash_cli.errors import ConfigError
 
 
@@ -74,14 +75,8 @@ def key_table(configured: Mapping[str, Any]) -> dict[Action, tuple[tuple[str, ..
     table = {action: tuple(map(sequence, binding.keys)) for action, binding in KEYMAP.items()}
     for name, keys in configured.items():
         if name not in set(Action):
-            import difflib
-
-            nearest = difflib.get_close_matches(name, [action.value for action in Action], n=1)
-            raise ConfigError(
-                f"[repl.keys] has no action {name!r}",
-                code="config_invalid",
-                hint=f"did you mean: {nearest[0]}" if nearest else f"there are: {', '.join(Action)}",
-            )
+            hint, _ = did_you_mean(name, Action, f"there are: {', '.join(Action)}")
+            raise ConfigError(f"[repl.keys] has no action {name!r}", code="config_invalid", hint=hint)
         if not isinstance(keys, list) or not all(isinstance(key, str) and key.strip() for key in keys):
             raise ConfigError(
                 f"repl.keys.{name} has to be a list of keys, got {keys!r}",

@@ -8,10 +8,10 @@ with a slash is never sent to the model by accident. Pure.
 
 from __future__ import annotations
 
-import difflib
 import shlex
 from typing import NamedTuple
 
+from lash_cli.core.nearest import did_you_mean
 from lash_cli.errors import UsageError
 
 SESSION = "{session}"
@@ -133,11 +133,10 @@ def _named(word: str) -> Command:
 def unknown(word: str) -> UsageError:
     """The error for a slash command that does not exist."""
     names = [name for command in COMMANDS for name in (command.name, *command.aliases)]
-    nearest = difflib.get_close_matches(word, names, n=2, cutoff=0.5)
-    meant = f"did you mean /{' or /'.join(nearest)}? " if nearest else ""
+    hint, nearest = did_you_mean(word, names, "/help lists them", before="/")
     return UsageError(
         f"unknown command /{word}",
-        hint=f"{meant}/help lists them; a leading space sends the line as it is",
+        hint=f"{hint}; a leading space sends the line as it is",
         details={"nearest": nearest},
     )
 

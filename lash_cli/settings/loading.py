@@ -199,12 +199,10 @@ def _apply_profiles(values: Values, profiles: Any, chosen: str | None, path: str
     for name, table in profiles.items():
         _apply_document(values if name == chosen else {}, table, path, text, f"profile {name}")
     if chosen is not None and chosen not in profiles:
-        import difflib
+        from lash_cli.core.nearest import did_you_mean
 
-        near = difflib.get_close_matches(chosen, list(profiles), n=1)
-        raise ConfigError(
-            f"no profile {chosen!r} in {path}", hint=f"did you mean: --profile {near[0]}" if near else None
-        )
+        hint, _ = did_you_mean(chosen, profiles, "", before="--profile ")
+        raise ConfigError(f"no profile {chosen!r} in {path}", hint=hint or None)
 
 
 def _apply_project(values: Values, cwd: str, paths: Paths, warnings: list[str]) -> None:

@@ -88,10 +88,9 @@ def require_provider(settings: Settings, environment: Mapping[str, str], name: s
     if name in WELL_KNOWN:
         hint = f"set {WELL_KNOWN[name].key_variable}, or: lash provider add {name}"
     else:
-        import difflib
+        from lash_cli.core.nearest import did_you_mean
 
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"configured: {', '.join(known)}"
+        hint, _ = did_you_mean(name, known, f"configured: {', '.join(known)}")
     raise ProviderUnconfigured(f"no provider {name!r} is configured", hint=hint, details={"provider": name})
 
 

@@ -56,7 +56,7 @@ def test_a_command_that_changes_the_session_waits_for_idle_and_keeps_the_draft(c
     one.press("\x15/queue ls\r/later and then this\r")
     one.wait_for("◇ queued for next turn · 1   ↳ and then this")
     one.press("/modle\r")
-    one.wait_for("did you mean /model")
+    one.wait_for("did you mean: /model")
     one.press("\x15/cancel enough\r")
     one.wait_for("turn cancelled")
     one.press("/queue cut\r")

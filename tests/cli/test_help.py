@@ -66,5 +66,5 @@ def test_nothing_is_pinned_of_a_command_that_is_gone() -> None:
 def test_a_topic_that_is_not_there_names_what_to_type_instead_once(lash) -> None:
     refused = lash("help", "queu")
     assert refused.code == 3
-    assert "hint: did you mean: lash help queue, lash help enqueue\n" in refused.err
+    assert "hint: did you mean: lash help queue or lash help enqueue\n" in refused.err
     assert "hint: list them with: lash help\n" in lash("help", "nothing at all").err

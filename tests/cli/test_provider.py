@@ -103,7 +103,7 @@ def test_a_provider_is_written_privately_and_comments_stay(lash, home):
 @pytest.mark.parametrize(
     ("arguments", "code", "status", "said"),
     [
-        (["x", "--kind", "opnai_chat"], "usage", 2, "did you mean --kind openai_chat?"),
+        (["x", "--kind", "opnai_chat"], "usage", 2, "did you mean: --kind openai_chat"),
         (["x", "--kind", "loopback"], "usage", 2, "unknown kind"),
         (["x", "--base-url", "ftp://host/v1"], "invalid_provider_endpoint", 2, "https://host/v1"),
         (["x", "--base-url", "localhost:8000"], "invalid_provider_endpoint", 2, "https://host/v1"),
@@ -122,8 +122,8 @@ def test_a_provider_is_written_privately_and_comments_stay(lash, home):
         (["x", "--base-url", "http://h/v1", "--ask-key", "--stdin"], "usage", 2, "contradict"),
         (["x", "--base-url", "http://h/v1", "--ask-key"], "not_a_tty", 2, "--stdin"),
         (["openai"], "not_a_tty", 2, "--stdin"),
-        (["opnai"], "provider_unknown", 2, "did you mean openai?"),
-        (["Antropic", "--key", "env:X", "--default"], "provider_unknown", 2, "did you mean anthropic?"),
+        (["opnai"], "provider_unknown", 2, "did you mean: openai"),
+        (["Antropic", "--key", "env:X", "--default"], "provider_unknown", 2, "did you mean: anthropic"),
         (["openrouter", "--key", "keys:openrouter"], "provider_unknown", 2, "--base-url URL"),
     ],
 )

@@ -63,6 +63,13 @@ def test_no_printed_schema_sends_its_reader_to_a_contract(name: str) -> None:
     assert "contract 0" not in json.dumps(schema_of(KINDS[name]))
 
 
+@pytest.mark.parametrize(("written", "meant"), [("Sesion", "Session"), ("SESSION", "Session"), ("sesion", "session")])
+def test_a_kind_that_there_is_not_offers_those_that_differ_least(written: str, meant: str, lash) -> None:
+    refused = lash("schema", written, "-o", "json")
+    assert (refused.code, refused.error["code"]) == (3, "schema_not_found")
+    assert meant in refused.error["details"]["nearest"][:2] and meant in refused.error["hint"]
+
+
 def test_every_pinned_schema_belongs_to_a_kind() -> None:
     assert {path.relative_to(GOLDEN) for path in GOLDEN.rglob("*.json")} == {
         golden_path(name).relative_to(GOLDEN) for name in KINDS
