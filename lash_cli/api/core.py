@@ -222,8 +222,6 @@ class LashCore(SessionHistories):
         self._owner_label = owner_label
         self._owns_resources = owns_resources
         self._driver_id = ids.token()
-        # By incarnation, who drains which session in which event loop.
-        self._draining: dict[str, tuple[LeaseOwnerIdentity, str, asyncio.AbstractEventLoop]] = {}
         self._driver = self._driver_of(queue_driver)
 
     def _require_distinct_tools(self) -> None:
@@ -251,7 +249,7 @@ class LashCore(SessionHistories):
 
         store.expect_turns()
         opener = partial(self._opened_to_drain, self._driver_id, DRIVER_LABEL)
-        return QueueDriver(store, self.host.clock, opener, is_strict=self.host.is_strict, regain=self._regain_lane)
+        return QueueDriver(store, self.host.clock, opener, is_strict=self.host.is_strict)
 
     def worker(self, options: WorkOptions | None = None, *, on_event: OnWorkEvent | None = None) -> QueueWorker:
         """Who drains queues in the foreground: `report = await core.worker(options).run(session_ids)`, in any number of
@@ -273,30 +271,10 @@ class LashCore(SessionHistories):
         """A session under its stored policy and an owner of its own, opened and let go in silence."""
         owner = LeaseOwnerIdentity(owner_id, self.host.ids.token(), this_process(), label)
         session = await self._opened(session_id, SessionSpec(inherit="stored"), owner=lambda: owner, create=False)
-        loop = asyncio.get_running_loop()
-        self._draining[owner.incarnation_id] = (owner, session_id, loop)
         try:
             yield session
         finally:
-            # Where the loop was closed over it nobody gave the lane back.
-            if not loop.is_closed():
-                self._draining.pop(owner.incarnation_id, None)
             session.close_handle()
-
-    async def _regain_lane(self, session_id: str) -> None:
-        """Give back the lane of a session that a drain of this core left behind in an event loop that is closed:
-        nothing of it goes on there, and its expiry need not be waited for."""
-        for owner, drained, loop in tuple(self._draining.values()):
-            # Of several loops that find it the first one does it.
-            if drained != session_id or not loop.is_closed():
-                continue
-            if self._draining.pop(owner.incarnation_id, None) is not None:
-                from lash_cli.runtime.lane import free_unseen_lane
-
-                host = self.host
-                await free_unseen_lane(
-                    self.store, session_id, owner, host.clock, ttl_ms=host.timings.ttl_ms, token=host.ids.token()
-                )
 
     async def _beside_driver(self, session_id: str, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work`; while this core's own driver holds the lane, after the pass under way.

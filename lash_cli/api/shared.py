@@ -63,10 +63,12 @@ class SharedSession:
         return len(self.cancels)
 
     def forget_closed_loop(self) -> None:
-        """Count nothing any more that ran in an event loop that is closed: it cannot go on, be told or end."""
+        """Count nothing any more that ran in an event loop that is closed: it cannot go on, be told or end. What it has
+        of the lane and of effects is left to another incarnation of its owner, who takes both over at once."""
         if self._loop is not None and self._loop.is_closed():
             self._lock, self._loop = asyncio.Lock(), None
             self.cancels = TurnCancelRegistry()
+            self.owner = msgspec.structs.replace(self.owner, incarnation_id=self.host.ids.token())
 
     @property
     def lock(self) -> asyncio.Lock:

@@ -65,7 +65,7 @@ def standing_of(demand: SessionDemand, now_ms: int) -> Standing:
 def is_lane_taken(demand: SessionDemand, now_ms: int) -> bool:
     """Whether somebody holds the lane who is not provably dead."""
     owner = demand.lease.owner
-    return is_row_live(demand.lease, now_ms) and owner is not None and not is_provably_dead(owner)
+    return is_row_live(demand.lease, now_ms) and owner is not None and not is_provably_dead(demand.session_id, owner)
 
 
 def is_passing(error: LashError) -> bool:

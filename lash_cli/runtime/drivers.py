@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from enum import StrEnum
 from functools import partial
 from typing import Protocol
@@ -111,15 +111,12 @@ class QueueDriver:
         *,
         concurrency: int = DEFAULT_CONCURRENCY,
         is_strict: bool = False,
-        regain: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
-        """`opener` opens a session with an owner of its own; `regain` gives back what such an owner holds of a session
-        in an event loop that is closed. At most `concurrency` (≥ 1) sessions are open at once.
+        """`opener` opens a session with an owner of its own. At most `concurrency` (≥ 1) sessions are open at once.
         With `is_strict` what is raised and will not pass is told at once, and the first of it raised by `aclose`."""
         self._store = store
         self._clock = clock
         self._open = opener
-        self._regain = regain
         self._concurrency = max(1, concurrency)
         self._loops: dict[asyncio.AbstractEventLoop, _Here] = {}
         self._is_closed = False
@@ -260,8 +257,6 @@ class QueueDriver:
 
     async def _attempt(self, session_id: str, wake: _Wake) -> _Found:
         """Look; when something is due, open the session and drain until a pass is empty."""
-        if self._regain is not None:
-            await self._regain(session_id)
         demand = await self._store.demand(session_id)
         wake.available_at_ms = None if demand.is_held or demand.is_closed else demand.available_at_ms
         match standing_of(demand, self._clock.now_ms()):

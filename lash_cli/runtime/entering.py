@@ -21,7 +21,7 @@ from lash_cli.core.queued_work import SessionCommandReceipt
 from lash_cli.errors import HeadRevisionConflict, LashError, LashRuntimeError
 from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.host import RuntimeHost
-from lash_cli.runtime.lane import LaneGuard, LaneHolder, take_lane
+from lash_cli.runtime.lane import LaneGuard, LaneHolder, holds_no_more, take_lane
 from lash_cli.runtime.requests import TurnRequest
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.runtime.state import TurnPlan
@@ -113,6 +113,13 @@ class LaneEntry:
         if isinstance(outcome, LaneBusy) and self._request.drain is None:
             raise busy_error(self._session.session_id, outcome)
         return outcome
+
+    async def leave(self) -> None:
+        """Release what is still held, unless a commit's outcome is unknown."""
+        try:
+            await self.lane.give_back()
+        finally:
+            holds_no_more(self._session.session_id, self._owner)
 
     async def follow(self, turn_id: str, batch_id: str) -> LaneGranted | LaneIdle | LaneBusy:
         """Go on, under the lane still held, with the turn that one batch starts."""

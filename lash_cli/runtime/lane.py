@@ -11,6 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
@@ -45,15 +47,43 @@ RENEW_RETRY_S = 0.5
 # How long a cancelled task cleans up behind itself; where the store is locked for longer the lease runs out instead.
 CLEANING_S = 1.0
 
+# By session and holder, the event loop of this process in which a lane is held or asked for, until it is given back.
+_LOOPS: dict[tuple[str, str, str], weakref.ref[asyncio.AbstractEventLoop]] = {}
+if hasattr(os, "register_at_fork"):
+    # What becomes of the loops of the parent is not seen in the child.
+    os.register_at_fork(after_in_child=_LOOPS.clear)
+
+
+def _asks_here(session_id: str, owner: LeaseOwnerIdentity) -> None:
+    loop = asyncio._get_running_loop()
+    if loop is not None:
+        _LOOPS[session_id, owner.owner_id, owner.incarnation_id] = weakref.ref(loop)
+
+
+def holds_no_more(session_id: str, owner: LeaseOwnerIdentity) -> None:
+    """Forget in which event loop `owner` asked for a lane that was given back or not granted; where the loop was closed
+    over it nobody gave it back."""
+    if not _is_left_behind(session_id, owner):
+        _LOOPS.pop((session_id, owner.owner_id, owner.incarnation_id), None)
+
+
+def _is_left_behind(session_id: str, owner: LeaseOwnerIdentity) -> bool:
+    """Whether `owner` holds or asked for a lane in an event loop of this process that is closed."""
+    loop_of = _LOOPS.get((session_id, owner.owner_id, owner.incarnation_id))
+    return loop_of is not None and ((loop := loop_of()) is None or loop.is_closed())
+
 
 def lane_lost(session_id: str) -> SessionExecutionLeaseExpired:
     """What a turn raises that notices that its lane is not its own any more."""
     return SessionExecutionLeaseExpired(f"the lane of session {session_id} was lost", details={"session": session_id})
 
 
-def is_provably_dead(owner: LeaseOwnerIdentity) -> bool:
-    """Whether an owner is a process of this host and boot that runs no more."""
-    return isinstance(owner.liveness, LocalProcess) and is_definitely_dead(owner.liveness)
+def is_provably_dead(session_id: str, owner: LeaseOwnerIdentity) -> bool:
+    """Whether nothing of the holder of a session's lane goes on any more: it is a process of this host and boot that
+    runs no more, or one of this process whose event loop is closed."""
+    if isinstance(owner.liveness, LocalProcess) and is_definitely_dead(owner.liveness):
+        return True
+    return _is_left_behind(session_id, owner)
 
 
 async def free_dead_lane(
@@ -61,7 +91,9 @@ async def free_dead_lane(
 ) -> None:
     """Give back the lane of a holder that is provably dead, so that nobody waits for its expiry. When the task is
     cancelled meanwhile, the lane is not left held by `owner` instead."""
-    if lease.owner is None or not is_row_live(lease, host.clock.now_ms()) or not is_provably_dead(lease.owner):
+    if lease.owner is None or not is_row_live(lease, host.clock.now_ms()):
+        return
+    if not is_provably_dead(session_id, lease.owner):
         return
     with contextlib.suppress(SessionExecutionBusy):  # somebody else was faster
         async with claimed_lane(host, store, owner, session_id):
@@ -78,6 +110,7 @@ async def take_lane(
     """
     deadline = clock.monotonic() + busy_wait_ms / 1000
     delay = BUSY_POLL_FIRST_S
+    _asks_here(request.session_id, request.owner)
     while True:
         try:
             outcome = await store.open_lane(request)
@@ -89,7 +122,7 @@ async def take_lane(
         if not isinstance(outcome, LaneBusy):
             return outcome
         is_new_holder = request.dead_holder_fencing_token != outcome.fencing_token
-        if is_new_holder and is_provably_dead(outcome.holder):
+        if is_new_holder and is_provably_dead(request.session_id, outcome.holder):
             request = msgspec.structs.replace(request, dead_holder_fencing_token=outcome.fencing_token)
             continue
         remaining = deadline - clock.monotonic()
@@ -103,8 +136,7 @@ async def take_lane(
 async def free_unseen_lane(
     store: LaneStore, session_id: str, owner: LeaseOwnerIdentity, clock: Clock, *, ttl_ms: int, token: str
 ) -> None:
-    """Give back a lane that `owner` may have been granted without being told, because its task was cancelled, or that
-    it left behind in an event loop that is closed.
+    """Give back a lane that `owner` may have been granted without being told, because its task was cancelled.
 
     Writes keep their order, so the claim that was under way is decided by now, and an owner that asks again is told
     the same lease. What the store refuses here it would refuse anybody; the expiry frees the lane then.
@@ -261,26 +293,30 @@ async def claimed_lane(
     Whatever happens inside the block, the lease is not left held; a commit that releases it first is welcome.
     """
     clock, ttl_ms, token = host.clock, host.timings.ttl_ms, host.ids.token()
+    _asks_here(session_id, owner)
     try:
-        claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
-        if isinstance(claimed, LaneBusy) and is_provably_dead(claimed.holder):
-            claimed = await store.reclaim_lease(
-                session_id,
-                owner,
-                observed_fencing_token=claimed.fencing_token,
-                ttl_ms=ttl_ms,
-                now_ms=clock.now_ms(),
-                token=token,
-            )
-    except asyncio.CancelledError:
-        await free_unseen_lane(store, session_id, owner, clock, ttl_ms=ttl_ms, token=token)
-        raise
-    if isinstance(claimed, LaneBusy):
-        raise busy_error(session_id, claimed)
-    try:
-        yield claimed
+        try:
+            claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
+            if isinstance(claimed, LaneBusy) and is_provably_dead(session_id, claimed.holder):
+                claimed = await store.reclaim_lease(
+                    session_id,
+                    owner,
+                    observed_fencing_token=claimed.fencing_token,
+                    ttl_ms=ttl_ms,
+                    now_ms=clock.now_ms(),
+                    token=token,
+                )
+        except asyncio.CancelledError:
+            await free_unseen_lane(store, session_id, owner, clock, ttl_ms=ttl_ms, token=token)
+            raise
+        if isinstance(claimed, LaneBusy):
+            raise busy_error(session_id, claimed)
+        try:
+            yield claimed
+        finally:
+            await _release(store, claimed.fence())
     finally:
-        await _release(store, claimed.fence())
+        holds_no_more(session_id, owner)
 
 
 @contextlib.asynccontextmanager

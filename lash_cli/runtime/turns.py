@@ -152,7 +152,7 @@ class DurableTurn(TurnDriver):
                 self._redriven += results
                 self.token.forget_request()
         finally:
-            await self._entry.lane.give_back()
+            await self._entry.leave()
 
     def _drive_on(self, session: ResidentSession) -> None:
         self.session = session

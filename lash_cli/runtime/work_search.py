@@ -51,7 +51,7 @@ class Look(msgspec.Struct):
     is_worth_waiting: bool = False
     next_at_ms: int | None = None
     next_at: float = math.inf
-    holders: list[LeaseOwnerIdentity] = msgspec.field(default_factory=list)
+    holders: list[tuple[str, LeaseOwnerIdentity]] = msgspec.field(default_factory=list)
     gone: list[NotFoundError] = msgspec.field(default_factory=list)
 
     def again_at_ms(self, at_ms: int) -> None:
@@ -66,7 +66,7 @@ class Look(msgspec.Struct):
         """Whether a moment this look waited for has come, or the holder of a lane has died since."""
         if clock.monotonic() >= self.next_at or (self.next_at_ms is not None and clock.now_ms() >= self.next_at_ms):
             return True
-        return any(is_provably_dead(holder) for holder in self.holders)
+        return any(is_provably_dead(session_id, holder) for session_id, holder in self.holders)
 
 
 class WorkSearch:
@@ -145,7 +145,7 @@ class WorkSearch:
         if demand.available_at_ms is not None and not (demand.is_held or demand.is_closed):
             look.again_at_ms(demand.available_at_ms)
         if demand.lease.owner is not None and is_lane_taken(demand, now_ms):
-            look.holders.append(demand.lease.owner)
+            look.holders.append((demand.session_id, demand.lease.owner))
             look.again_at_ms(demand.lease.expires_at_ms)
         if standing is Standing.CONTENDED:
             self._judge_contended(demand.session_id, self._remembered(demand.session_id), look)

@@ -91,6 +91,81 @@ def test_a_turn_that_went_with_its_loop_is_in_nobodys_way(tmp_path: Path, then: 
     assert (ran.returncode, ran.stdout.splitlines()) == (0, said), ran.stderr
 
 
+# Nobody in this process need wait for the lease: not another handle, not another core, and not the handle itself, which
+# has the claim of a tool there as well.
+LANE_LEFT_BEHIND = """
+import asyncio, sys, time
+import msgspec
+from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, SqliteStore, WorkOptions, tool
+from lash_cli.core.tools import SafeRetry
+from support.scripted import ScriptedCaller, calls, text
+
+path, who = sys.argv[1:]
+reached, may_end = asyncio.Event(), False
+
+class Nothing(msgspec.Struct):
+    pass
+
+@tool(name="look", retry=SafeRetry(2, 0, 0))
+async def look(args: Nothing, context: object) -> str:
+    "Looks, for ever as long as it may not end."
+    reached.set()
+    if not may_end:
+        await asyncio.Event().wait()
+    return "seen"
+
+def answer(request):
+    return text("done") if len(request.messages) > 1 else calls(("c1", "look", "{}"))
+
+def core():
+    return LashCore(
+        provider=ScriptedCaller([answer], repeat=True), store=SqliteStore.open(path), queue_driver="none",
+        model=ModelSpec("m"), tools=[FunctionToolProvider([look])],
+    )
+
+first = core()
+
+async def leave_a_turn_behind():
+    session = await first.open_session("s1")
+    running = asyncio.ensure_future(session.turn("one").run())
+    await reached.wait()
+    return session, running
+
+loop = asyncio.new_event_loop()
+session, left = loop.run_until_complete(leave_a_turn_behind())
+loop.close()
+may_end = True
+
+async def go_on():
+    began = time.monotonic()
+    other = core() if "core" in who else first
+    if who == "core that works":
+        await other.queue("s1").enqueue("two")
+        await other.worker(WorkOptions(until_empty=True)).run()
+    elif who == "core that deletes":
+        await other.delete_session("s1")
+    else:
+        handle = session if who == "handle itself" else await other.open_session("s1")
+        await handle.redrive().run()
+    row = None if who == "core that deletes" else await first.store.session_row("s1")
+    print(row is None or (row.running_turn_id is None and row.turn_state.turn_index > 0))
+    print(time.monotonic() - began < 15)
+    await first.aclose()
+    if other is not first:
+        await other.aclose()
+
+asyncio.run(go_on())
+"""
+
+
+@pytest.mark.parametrize("who", ["handle itself", "other handle", "other core", "core that works", "core that deletes"])
+def test_a_lane_that_went_with_its_loop_is_taken_by_anybody_in_the_process_at_once(tmp_path: Path, who: str) -> None:
+    command = [sys.executable, "-c", LANE_LEFT_BEHIND, str(tmp_path / "lash.db"), who]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert ran.stdout.splitlines() == ["True", "True"], ran.stdout + ran.stderr
+
+
 # The same of a drive: what the driver took in the loop that is gone is taken up by it in the next one.
 DRIVEN = """
 import asyncio, sys

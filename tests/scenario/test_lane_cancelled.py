@@ -198,7 +198,7 @@ async def test_a_lane_granted_while_the_renewal_of_the_one_before_ends_is_given_
 async def test_a_task_cancelled_while_it_frees_the_lane_of_the_dead_does_not_hold_it_instead(
     core: LashCore, monkeypatch: pytest.MonkeyPatch, name: str, is_dropped: bool
 ) -> None:
-    monkeypatch.setattr(lane, "is_provably_dead", lambda owner: True)
+    monkeypatch.setattr(lane, "is_provably_dead", lambda session_id, owner: True)
     await claimed(core, "the dead")
     row = await core.store.session_row(S)
     lost = AnswerLost(core, name, is_dropped=is_dropped)
