@@ -174,7 +174,7 @@ class LaneGuard:
         self._clock = clock
         self._timings = timings
         self._on_lost = on_lost
-        self._expires_at = clock.monotonic() + timings.ttl_ms / 1000
+        self._expires_at = 0.0
         self._alarm: Alarm | None = None
         self._task: asyncio.Task[None] | None = None
         self.fence: LeaseFence = lease.fence()
@@ -183,6 +183,7 @@ class LaneGuard:
 
     def start(self) -> None:
         """Schedule renewals. A turn shorter than one interval never pays for a task."""
+        self.extend()
         self._alarm = alarm_after(self._timings.renew_interval_ms / 1000, self._begin_renewing)
 
     def _begin_renewing(self) -> None:
@@ -271,7 +272,8 @@ class LaneHolder(msgspec.Struct, eq=False):
         if guard is not None and guard.fence == lease.fence() and not guard.is_released and not guard.is_lost:
             guard.extend()
             return guard
-        # Held before the one before is stopped: a task that is cancelled there gives back what it was granted.
+        # Held before anything can raise and the one before is stopped: who is cancelled there gives back what it was
+        # granted.
         self._guard = granted = LaneGuard(self._store, self._clock, self._timings, lease, self._on_lost)
         granted.start()
         if guard is not None:

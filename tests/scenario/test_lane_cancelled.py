@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.driving import S, unseen
+from support.driving import AtPoint, S, unseen
 from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import LashCore, LashSession, LeaseTimings, SessionConfigPatch
@@ -224,3 +224,27 @@ async def test_a_task_cancelled_while_the_look_at_its_gate_ends_is_cancelled(
         await gates.leave(address, token)
 
     await looking.cancels(asyncio.create_task(watch()))
+
+
+async def test_a_clock_that_fails_as_a_lane_was_granted_leaves_none_held(make_core) -> None:
+    is_broken = False
+
+    class Broken(SystemClock):
+        def monotonic(self) -> float:
+            if is_broken:
+                raise OSError("no clock")
+            return super().monotonic()
+
+    def break_clock() -> None:
+        nonlocal is_broken
+        is_broken = True
+
+    caller = ScriptedCaller([text("said")], repeat=True)
+    core = make_core(caller, clock=Broken(), crash_point=AtPoint("after:lane", break_clock))
+    session = await core.open_session(S)
+    with pytest.raises(OSError, match="no clock"):
+        await session.turn("hello").run()
+    is_broken = False
+    assert (await core.store.session_row(S)).lease.token is None
+    output = await session.turn("and then").run()
+    assert [len(output.redriven), output.result.assistant_message()] == [1, "said"]
