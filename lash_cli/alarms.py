@@ -4,6 +4,9 @@ The timers of an event loop are a heap that compares in Python and keeps what
 was cancelled until it comes due. Alarms of one delay come due in the order they
 were set, so a queue per delay and one timer of the loop for its head do the
 same: setting and cancelling are to put it into the queue and to take it out.
+
+A timer serves whoever set an alarm, so it runs in the context of nobody: in that
+of the first, it would keep what that had in its variables, and show it to others.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import Context
 from typing import Final
 
 import msgspec
@@ -56,7 +60,7 @@ class _Row:
         alarm = Alarm(self._queue, self._loop.time() + self._delay_s, call)
         self._queue[alarm] = None
         if self._timer is None:
-            self._timer = self._loop.call_at(alarm.due, self._ring)
+            self._timer = self._loop.call_at(alarm.due, self._ring, context=Context())
         return alarm
 
     def _ring(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from contextvars import Context
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -74,7 +75,8 @@ class GateKeeper:
             await end(look)
 
     def _set_timer(self) -> None:
-        asyncio.get_running_loop().call_later(GATE_POLL_S, self._tick)
+        # For all turns, so in the context of none: that would be kept for as long as any turn runs.
+        asyncio.get_running_loop().call_later(GATE_POLL_S, self._tick, context=Context())
         self._is_timed = True
 
     def _tick(self) -> None:

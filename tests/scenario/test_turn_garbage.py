@@ -6,15 +6,24 @@ sessions would pay for those collections in every turn.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
+import os
+import threading
+import weakref
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
+from support.clock import LIMIT_S
 from support.driving import S
-from support.scripted import ScriptedCaller, calls, error, text
+from support.scripted import ScriptedCaller, SteppedCaller, calls, error, text
 from support.tools import NamedTools
 
-from lash_cli.api import ByInputId, LashCore, LashSession
+from lash_cli.api import ByInputId, LashCore, LashSession, ModelSpec, SqliteStore
+from lash_cli.runtime.gate import GATE_POLL_S
+from lash_cli.store.sqlite import log
 
 TURNS = 5
 Doing = Callable[[LashSession], Awaitable[object]]
@@ -39,6 +48,15 @@ async def _enqueue_and_drain(session: LashSession) -> None:
 async def _enqueue_and_cancel(session: LashSession) -> None:
     row = await session.enqueue("one")
     await session.cancel_pending_turn_inputs([ByInputId(row.input_id)])
+
+
+def descriptors() -> list[str]:
+    """What this process has open."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{name}"))
+    return found
 
 
 async def _left_by(doing: Doing, session: LashSession, times: int) -> list[str]:
@@ -79,3 +97,50 @@ async def test_a_turn_leaves_nothing_to_the_garbage_collector(make_core, answers
     session = await core.open_session(S)
     left = await _left_by(doing, session, TURNS)
     assert left == []
+
+
+async def test_a_session_that_is_closed_is_let_go_of_while_others_go_on(make_core) -> None:
+    """The timers that turns share are not those of whichever turn was the first to need them."""
+    quick, slow = SteppedCaller(), SteppedCaller()
+    core: LashCore = make_core(quick)
+    first, other = await core.open_session("first"), await core.open_session("other")
+    begun = asyncio.create_task(first.turn("one").run())
+    await quick.parked.wait()
+    running = asyncio.create_task(other.turn("two").provider(slow).run())
+    await slow.parked.wait()
+    quick.reply.set_result(text("done"))
+    await begun
+    state = weakref.ref(first._state)
+    await first.close()
+    del first, begun
+    await core.store.db.write(lambda connection: None, durable=False)
+    await asyncio.sleep(3 * GATE_POLL_S)
+    gc.collect()
+    assert state() is None
+    slow.reply.set_result(text("done"))
+    await running
+
+
+async def test_a_core_that_is_dropped_without_being_closed_keeps_neither_threads_nor_files_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_WAL_RESTART_BYTES", 1)
+
+    def open_here() -> tuple[set[threading.Thread], set[str]]:
+        return set(threading.enumerate()), {path for path in descriptors() if str(tmp_path) in path}
+
+    async def use_one() -> None:
+        store = SqliteStore.open(tmp_path / "lash.db")
+        caller = ScriptedCaller([text("done")])
+        core = LashCore(provider=caller, store=store, model=ModelSpec("model-1"), queue_driver="none")
+        session = await core.open_session(S)
+        await session.turn("one").run()
+        assert len(open_here()[0] - before[0]) == 2, "one that writes, and one that copies back the log"
+
+    gc.collect()
+    before = open_here()
+    await use_one()
+    async with asyncio.timeout(LIMIT_S):
+        while open_here() != before:
+            gc.collect()
+            await asyncio.sleep(0.01)

@@ -208,6 +208,10 @@ class Database:
         is_normal = synchronous == "normal"
         self.writer = Writer(path, always_normal=is_normal, lock_timeout_s=lock_timeout_s)
 
+    def __del__(self) -> None:
+        # Dropped without being closed: its threads would keep what they use for as long as the process runs.
+        self.writer.forsake()
+
     @property
     def identity(self) -> str:
         """The file itself, whatever path it was opened by."""

@@ -197,10 +197,14 @@ class Checkpointer:
         left = self._log.size()
         self._wait_above = 2 * left if left > _WAL_TRUNCATE_BYTES else _WAL_TRUNCATE_BYTES
 
-    def close(self) -> None:
-        """End the thread after the checkpoint it may be in."""
+    def end(self) -> None:
+        """Have the thread end after the checkpoint it may be in."""
         self._stopping = True
         self._wanted.set()
+
+    def close(self) -> None:
+        """End the thread, and wait until it has."""
+        self.end()
         if self._thread is not None:
             self._thread.join()
 

@@ -290,6 +290,11 @@ class Writer:
         finally:
             self._checkpointer.close()
 
+    def forsake(self) -> None:
+        """Have the threads end by themselves: nobody has the store any more. Called by the garbage collector in the
+        middle of anything, so it takes no lock and waits for nobody."""
+        self._queue.put(None)
+
     def rest(self, deadline: float) -> bool:
         """See `process_forks.Forkable`. Who holds the pen may wait for the checkpointer, and never the other way."""
         self._is_resting = self._pen.acquire(timeout=max(0.0, deadline - time.monotonic()))
@@ -395,8 +400,11 @@ class Writer:
                 with self._lock:
                     self._is_idle = self._queue.empty()
                 self._deliver(group)
+                # Not kept until the next one: what a job was made of may be a whole store that nobody has any more.
+                del group
         finally:
             self._let_go()
+            self._checkpointer.end()
 
     def _write(self, group: list[Request]) -> None:
         """Commit a group and leave with each request what became of it; never raises, but for Ctrl-C while a failure is
