@@ -2,13 +2,13 @@
 
 Layers stack from the outermost in: the host's core layer, the session's own,
 the turn's. The last template wins; a slot that resets discards what outer
-layers put under it and nothing else. Contributions of plugins come on top.
-Pure: the same layers always render to the same bytes.
+layers put under it and nothing else. Pure: the same layers always render to the
+same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from lash_cli.core.codec import Record
 from lash_cli.core.policy import (
@@ -60,11 +60,7 @@ DEFAULT_TEMPLATE: tuple[PromptSection, ...] = (
 
 
 def render_prompt(
-    layers: Sequence[PromptLayer],
-    contributions: Iterable[PromptContribution] = (),
-    *,
-    builtins: PromptBuiltins = NO_BUILTINS,
-    can_ask: bool = False,
+    layers: Sequence[PromptLayer], *, builtins: PromptBuiltins = NO_BUILTINS, can_ask: bool = False
 ) -> str:
     """The system prompt of stacked layers, outermost first; "" when nothing is left.
 
@@ -75,15 +71,13 @@ def render_prompt(
     model has a tool to ask the user with. Raises `ValueError` for an unknown
     slot.
     """
-    slots = _filled(layers, contributions)
+    slots = _filled(layers)
     template = next((layer.template for layer in reversed(layers) if layer.template is not None), DEFAULT_TEMPLATE)
     sections = [text for section in template if (text := _section(section, slots, builtins, can_ask))]
     return "\n\n".join(sections)
 
 
-def _filled(
-    layers: Sequence[PromptLayer], contributions: Iterable[PromptContribution]
-) -> dict[str, list[PromptContribution]]:
+def _filled(layers: Sequence[PromptLayer]) -> dict[str, list[PromptContribution]]:
     """What every slot holds, inherited contributions first."""
     slots: dict[str, list[PromptContribution]] = {slot: [] for slot in SLOT_ORDER}
     for layer in layers:
@@ -93,10 +87,6 @@ def _filled(
             if change.reset:
                 slots[slot].clear()
             slots[slot].extend(change.contributions)
-    for contribution in contributions:
-        if contribution.slot not in slots:
-            raise ValueError(f"unknown prompt slot {contribution.slot!r}")
-        slots[contribution.slot].append(contribution)
     return slots
 
 
