@@ -22,7 +22,6 @@ from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.context import ContextPlugin, in_order
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
 from lash_cli.core.policy import (
-    POLICY_FIELDS,
     ModelSpec,
     PersistedSessionConfig,
     PromptLayer,
@@ -418,7 +417,7 @@ class LashCore(SessionHistories):
         store = self.host.store
         meta: SessionMeta | None = None
         resident = ResidentSession(session_id, policy, self.policy, self._registry(), store, self.host.clock.now_ms())
-        resident.is_policy_explicit = _is_explicit(spec)
+        resident.is_policy_explicit = bool(spec.chosen())
         if keeps_all and store is not None:
             resident.keep_all()
         if state is not None:
@@ -637,10 +636,6 @@ def _keeps_all(residency: Residency | None, store: RuntimePersistence | None) ->
             "what is not held in memory has to be in a session store", code="durable_store_required:session_store"
         )
     return residency == "keep_all"
-
-
-def _is_explicit(spec: SessionSpec) -> bool:
-    return any(getattr(spec, name) is not msgspec.UNSET for name in POLICY_FIELDS)
 
 
 def _default_effect_host(

@@ -13,12 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import count
 from typing import Any, NamedTuple
 
 import msgspec
 
 from lash_cli.core.codec import decode
-from lash_cli.core.observation import SessionCursor, SessionObservationEvent
+from lash_cli.core.observation import SessionCursor
 from lash_cli.core.policy import SessionPolicy
 from lash_cli.core.remote import (
     RemoteLiveReplayGap,
@@ -198,26 +199,12 @@ class ObservableSession:
         return RemoteSessionObservationStream(self, remote)
 
 
-class _Sequence:
-    """Numbers the events of one stream from 0; only activities show theirs, so the shown ones may have holes."""
-
-    __slots__ = ("_next",)
-
-    def __init__(self) -> None:
-        self._next = 0
-
-    def numbered(self, event: SessionObservationEvent) -> RemoteSessionObservationEvent:
-        remote = RemoteSessionObservationEvent.of(event, self._next)
-        self._next += 1
-        return remote
-
-
 class RemoteSessionObservationEventStream:
     """A subscription in remote form (contract 04 §6.1). A lag or a closed log is raised and not healed here."""
 
     def __init__(self, subscription: LiveSubscription) -> None:
         self._subscription = subscription
-        self._sequence = _Sequence()
+        self._numbers = count()  # only activities show theirs, so the shown ones may have holes
 
     @property
     def cursor(self) -> RemoteSessionCursor:
@@ -228,11 +215,11 @@ class RemoteSessionObservationEventStream:
         return self
 
     async def __anext__(self) -> RemoteSessionObservationEvent:
-        return self._sequence.numbered(await self._subscription.__anext__())
+        return RemoteSessionObservationEvent.of(await self._subscription.__anext__(), next(self._numbers))
 
     async def next_event(self) -> RemoteSessionObservationEvent:
         """The next event; raises `LiveReplayClosed` where iteration would end."""
-        return self._sequence.numbered(await self._subscription.next_event())
+        return RemoteSessionObservationEvent.of(await self._subscription.next_event(), next(self._numbers))
 
     async def aclose(self) -> None:
         """Stop watching."""
@@ -246,7 +233,7 @@ class RemoteSessionObservationStream:
         self._session = session
         self._begun_from = remote
         self._stream: RecoveringStream | None = None
-        self._sequence = _Sequence()
+        self._numbers = count()
         self._is_done = False
 
     def cursor(self) -> RemoteSessionCursor:
@@ -268,7 +255,7 @@ class RemoteSessionObservationStream:
             self._is_done = True
             raise
         if isinstance(item, ObservedEvent):
-            return self._sequence.numbered(item.event)
+            return RemoteSessionObservationEvent.of(item.event, next(self._numbers))
         return _remote_gap(item)
 
     async def aclose(self) -> None:

@@ -218,8 +218,6 @@ class PromptLayer(Record):
 
 
 NO_LAYER = PromptLayer()
-#: What of a session's policy can be changed.
-POLICY_FIELDS = ("provider_id", "model", "max_turns", "prompt", "generation")
 
 
 class SessionPolicy(Record):
@@ -244,7 +242,27 @@ class PersistedSessionConfig(Record):
     generation: Generation = NO_GENERATION
 
 
-class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
+class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a session's policy can be changed; an unset field changes nothing."""
+
+    provider_id: str | UnsetType = UNSET
+    model: ModelSpec | UnsetType = UNSET
+    max_turns: int | UnsetType | None = UNSET
+    prompt: PromptLayer | UnsetType = UNSET
+    generation: Generation | UnsetType = UNSET
+
+    def chosen(self) -> dict[str, Any]:
+        """The fields that are set."""
+        return {name: value for name in PolicyChoice.__struct_fields__ if (value := getattr(self, name)) is not UNSET}
+
+    def over(self, policy: SessionPolicy) -> SessionPolicy:
+        """`policy` with the set fields replaced, and its provider id trimmed. Raises `UsageError` as
+        `readable_policy` does."""
+        policy = readable_policy(msgspec.structs.replace(policy, **self.chosen()))
+        return msgspec.structs.replace(policy, provider_id=policy.provider_id.strip())
+
+
+class SessionSpec(PolicyChoice, frozen=True, kw_only=True):
     """What a caller wants changed at open; unset fields inherit (contract 01 §3).
 
     `inherit="core"` takes unset fields from the host policy, so the host wins
@@ -257,11 +275,6 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     inherit: Literal["core", "stored"] = "core"
-    provider_id: str | UnsetType = UNSET
-    model: ModelSpec | UnsetType = UNSET
-    max_turns: int | UnsetType | None = UNSET
-    prompt: PromptLayer | UnsetType = UNSET
-    generation: Generation | UnsetType = UNSET
 
     def prompt_template(self, template: tuple[PromptSection, ...] | None) -> SessionSpec:
         """See `PromptLayer.prompt_template`; it and its siblings build the session's own layer from an empty one."""
@@ -289,17 +302,12 @@ class SessionSpec(msgspec.Struct, frozen=True, kw_only=True):
     def resolve_against(self, base: SessionPolicy, stored: PersistedSessionConfig | None = None) -> SessionPolicy:
         """The policy of this open: the spec over the stored config (if `inherit="stored"`) over `base`. Raises
         `UsageError` as `readable_policy` does."""
-        merged: dict[str, Any] = {}
+        inherited: dict[str, Any] = {}
         if self.inherit == "stored" and stored is not None:
-            merged = {name: getattr(stored, name) for name in ("provider_id", "model", "max_turns", "generation")}
+            inherited = {name: getattr(stored, name) for name in ("provider_id", "model", "max_turns", "generation")}
         if stored is not None and stored.prompt is not None:
-            merged["prompt"] = stored.prompt
-        for name in POLICY_FIELDS:
-            value = getattr(self, name)
-            if value is not UNSET:
-                merged[name] = value
-        policy = readable_policy(msgspec.structs.replace(base, **merged))
-        return msgspec.structs.replace(policy, provider_id=policy.provider_id.strip())
+            inherited["prompt"] = stored.prompt
+        return self.over(msgspec.structs.replace(base, **inherited))
 
 
 def persisted_config(policy: SessionPolicy) -> PersistedSessionConfig:
@@ -322,21 +330,12 @@ def readable_policy(policy: SessionPolicy) -> SessionPolicy:
     return policy
 
 
-class SessionConfigPatch(msgspec.Struct, frozen=True, kw_only=True):
+class SessionConfigPatch(PolicyChoice, frozen=True, kw_only=True):
     """A change to a live session (contract 01 §4.6); unset fields stay as they are."""
 
-    provider_id: str | UnsetType = UNSET
-    model: ModelSpec | UnsetType = UNSET
-    max_turns: int | UnsetType | None = UNSET
-    prompt: PromptLayer | UnsetType = UNSET
-    generation: Generation | UnsetType = UNSET
-
     def apply(self, policy: SessionPolicy) -> SessionPolicy:
-        """`policy` with the set fields replaced; the provider id is trimmed, as at open. Raises `UsageError` as
-        `readable_policy` does."""
-        changes = {name: value for name in POLICY_FIELDS if (value := getattr(self, name)) is not UNSET}
-        patched = readable_policy(msgspec.structs.replace(policy, **changes))
-        return msgspec.structs.replace(patched, provider_id=patched.provider_id.strip())
+        """`policy` as it is changed, trimmed and raised as at open."""
+        return self.over(policy)
 
 
 def session_prompt(text: str) -> PromptLayer:

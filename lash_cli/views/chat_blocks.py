@@ -21,8 +21,7 @@ def plain_block(block: Block) -> str:
     """The block as lines for a terminal without redraw or for a screen reader."""
     if block.continues:
         return f"{block.text}\n"
-    label = "note" if block.kind == "note" else block.kind
-    return f"{label}: {block.text}\n"
+    return f"{block.kind}: {block.text}\n"
 
 
 def rich_block(block: Block, glyphs: ChatGlyphs, *, color: bool, width: int) -> str:

@@ -72,7 +72,14 @@ def policy_text(policy: dict[str, Any], *, clean: Clean) -> str:
 
 def lease_text(lease: dict[str, Any] | None, *, clean: Clean) -> str:
     """Who holds the lane and until when."""
-    return clean(_lease(lease))
+    if lease is None:
+        return "free"
+    holder = lease["holder"] or {}
+    who = f"pid {holder['pid']}" if holder.get("pid") else holder.get("owner_id") or "unknown"
+    what = f" ({holder['label']})" if holder.get("label") else ""
+    if not lease["live"]:
+        return clean(f"left by {who}{what}, which is gone")
+    return clean(f"{who}{what} until {lease['expires_at']} ({duration(lease['expires_in_ms'])})")
 
 
 def tools_text(tools: list[dict[str, Any]], *, clean: Clean) -> str:
@@ -117,17 +124,6 @@ def _head(document: dict[str, Any]) -> str:
     if head["revision"] is None:
         return "nothing committed yet"
     return f"revision {head['revision']}  node {head['leaf_node']}"
-
-
-def _lease(lease: dict[str, Any] | None) -> str:
-    if lease is None:
-        return "free"
-    holder = lease["holder"] or {}
-    who = f"pid {holder['pid']}" if holder.get("pid") else holder.get("owner_id") or "unknown"
-    what = f" ({holder['label']})" if holder.get("label") else ""
-    if not lease["live"]:
-        return f"left by {who}{what}, which is gone"
-    return f"{who}{what} until {lease['expires_at']} ({duration(lease['expires_in_ms'])})"
 
 
 def _optional_rows(document: dict[str, Any], clean: Clean, here: Clean) -> list[str]:
