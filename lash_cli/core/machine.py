@@ -8,7 +8,7 @@ outstanding; a late, foreign or mistyped answer changes nothing. Whatever
 happens, the messages of `DoneEffect` are safe to resume.
 
 The legal moves stand in `machine_table`, judgements about content in
-`machine_rules`, the vocabulary in `machine_records`; import it from here.
+`machine_rules`, the vocabulary in `machine_records`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from lash_cli.core.machine_records import (
     AwaitedEffect,
     CheckpointDelivery,
     CheckpointEffect,
-    CheckpointKind,
     DoneEffect,
     Emit,
     EmitEffect,
@@ -82,39 +81,6 @@ from lash_cli.errors import LashRuntimeError
 
 if TYPE_CHECKING:
     from lash_cli.core.machine_checkpoint import TurnCheckpoint
-
-__all__ = [
-    "Append",
-    "AwaitedEffect",
-    "CheckpointDelivery",
-    "CheckpointEffect",
-    "CheckpointKind",
-    "DoneEffect",
-    "Emit",
-    "EmitEffect",
-    "EnvironmentSynced",
-    "ExecCodeEffect",
-    "ExecCompleted",
-    "Finish",
-    "LlmCallEffect",
-    "LlmComplete",
-    "MachineConfig",
-    "MachineEffect",
-    "MachineResponse",
-    "MachineState",
-    "ProgressEffect",
-    "ProtocolAction",
-    "ProtocolDriver",
-    "StartCheckpoint",
-    "StartExec",
-    "StartLlm",
-    "StartTools",
-    "SyncEnvironmentEffect",
-    "ToolCallsEffect",
-    "ToolResults",
-    "TurnMachine",
-    "TurnView",
-]
 
 PROTOCOL_STALLED = "protocol_stalled"
 

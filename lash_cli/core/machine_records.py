@@ -2,13 +2,12 @@
 
 All of it is data, so an effect can be journalled and a response replayed. The
 conversation before this turn is not here: the machine holds only the *tail*,
-the messages of its own turn. `core.machine` re-exports every public name.
+the messages of its own turn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Literal, Protocol
 
 import msgspec
@@ -16,18 +15,12 @@ import msgspec
 from lash_cli.core.activity import TurnEvent
 from lash_cli.core.codec import Record
 from lash_cli.core.content import Message, ToolCallPart
+from lash_cli.core.ingress import Boundary
 from lash_cli.core.llm import LlmCallRecord, LlmCallResult, LlmResponse
 from lash_cli.core.outcome import TurnIssue, TurnOutcome
 from lash_cli.core.pricing import CostLimit
 from lash_cli.core.tools import ToolCallRecord
 from lash_cli.core.usage import TokenUsage
-
-
-class CheckpointKind(StrEnum):
-    """Where queued input may enter a running turn (contract 02 §1.5)."""
-
-    AFTER_WORK = "after_work"
-    BEFORE_COMPLETION = "before_completion"
 
 
 class MachineConfig(Record):
@@ -77,7 +70,7 @@ class CheckpointEffect(Record, tag="checkpoint", tag_field="effect"):
 
     effect_id: int
     iteration: int
-    checkpoint: CheckpointKind
+    checkpoint: Boundary
 
 
 class SyncEnvironmentEffect(Record, tag="sync_environment", tag_field="effect"):
@@ -204,7 +197,7 @@ class StartExec(Record):
 class StartCheckpoint(Record):
     """Open a checkpoint. Messages lead to another iteration; without any, `on_empty` decides."""
 
-    kind: CheckpointKind
+    kind: Boundary
     on_empty: Literal["continue"] | Finish = "continue"
 
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 from lash_cli.core.codec import encode
 from lash_cli.core.content import Message, Role, ToolResultPart
 from lash_cli.core.llm import LlmResponse, OutputSpec
-from lash_cli.core.machine import (
+from lash_cli.core.machine_records import (
     Append,
-    CheckpointKind,
     ExecCompleted,
     Finish,
     ProtocolAction,
@@ -84,7 +83,7 @@ class StandardProtocol:
         results = Append((tool_results_message(records, projections),))
         outcome = control_outcome(records)
         if outcome is None:
-            return (results, StartCheckpoint(CheckpointKind.AFTER_WORK))
+            return (results, StartCheckpoint("after_work"))
         return (results, Finish(outcome, _control_issues(outcome)))
 
     def exec_answered(self, turn: TurnView, completed: ExecCompleted) -> Sequence[ProtocolAction]:
@@ -110,7 +109,7 @@ class StandardProtocol:
                 return (Finish(Stopped("provider_error"), (unfit_issue(problem),)),)
             case UnfitAnswer(problem=problem):
                 repair = Append((repair_message(self._output, problem),))
-                return (repair, StartCheckpoint(CheckpointKind.AFTER_WORK))
+                return (repair, StartCheckpoint("after_work"))
 
     def _empty_answer(self, turn: TurnView) -> Sequence[ProtocolAction]:
         """An empty answer right after tool results means "nothing to add"; anywhere else the provider failed.
@@ -124,7 +123,7 @@ class StandardProtocol:
 
 
 def _ending(finish: AssistantMessage | FinalValue) -> StartCheckpoint:
-    return StartCheckpoint(CheckpointKind.BEFORE_COMPLETION, on_empty=Finish(Finished(finish)))
+    return StartCheckpoint("before_completion", on_empty=Finish(Finished(finish)))
 
 
 def _nothing_answered() -> TurnIssue:

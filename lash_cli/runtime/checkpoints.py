@@ -26,7 +26,7 @@ from lash_cli.core.effect import (
 )
 from lash_cli.core.ingress import PendingTurnInput, completion_of
 from lash_cli.core.lease import LeaseFence
-from lash_cli.core.machine import CheckpointDelivery, CheckpointEffect
+from lash_cli.core.machine_records import CheckpointDelivery, CheckpointEffect
 from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.protocols import EffectContext
 from lash_cli.core.queued_work import work_completion_of
@@ -76,7 +76,7 @@ class Checkpoints(msgspec.Struct, eq=False):
             self._fence,
             CheckpointRequest(
                 turn_id=self._drive.turn_id,
-                checkpoint=effect.checkpoint.value,
+                checkpoint=effect.checkpoint,
                 claim_id=f"tic:{self._drive.turn_id}:c{effect.effect_id}",
                 claim_token=self._driver.host.ids.token(),
             ),
@@ -87,7 +87,7 @@ class Checkpoints(msgspec.Struct, eq=False):
 
     async def _recorded(self, effect: CheckpointEffect, claimed: CheckpointClaims | None) -> CheckpointOutcome:
         invocation = EffectInvocation(self._drive.effects.scope, str(effect.effect_id), self._key(effect))
-        envelope = EffectEnvelope(invocation, CheckpointCommand(effect.checkpoint.value))
+        envelope = EffectEnvelope(invocation, CheckpointCommand(effect.checkpoint))
 
         async def run(context: EffectContext) -> EffectOutcome:
             return await self._outcome(claimed if claimed is not None else await self._claim(effect))
@@ -120,7 +120,7 @@ class Checkpoints(msgspec.Struct, eq=False):
     async def _show(self, effect: CheckpointEffect, outcome: CheckpointOutcome) -> None:
         row = f"{self._drive.turn_id}:checkpoint:{effect.effect_id}"
         if outcome.inputs is not None:
-            accepted = QueuedInputAccepted(effect.checkpoint.value, outcome.inputs.input_ids)
+            accepted = QueuedInputAccepted(effect.checkpoint, outcome.inputs.input_ids)
             await self._driver.emit(self._drive, accepted, row)
         if outcome.work is not None:
             started = QueuedWorkStarted("active_turn_checkpoint", outcome.work.batch_ids, outcome.causes)

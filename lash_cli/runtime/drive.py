@@ -44,7 +44,8 @@ from lash_cli.core.effect import (
 )
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.llm import LlmCallResult, OutputSpec
-from lash_cli.core.machine import (
+from lash_cli.core.machine import TurnMachine
+from lash_cli.core.machine_records import (
     CheckpointDelivery,
     CheckpointEffect,
     DoneEffect,
@@ -59,7 +60,6 @@ from lash_cli.core.machine import (
     SyncEnvironmentEffect,
     ToolCallsEffect,
     ToolResults,
-    TurnMachine,
 )
 from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.policy import NO_LAYER, Generation, PromptLayer, SessionPolicy

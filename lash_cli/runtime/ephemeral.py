@@ -27,8 +27,8 @@ from lash_cli.core.effect import TurnScope
 from lash_cli.core.frames import current_frame
 from lash_cli.core.graph import messages_on
 from lash_cli.core.ingress import HOST_PREFIX
-from lash_cli.core.machine import DoneEffect
 from lash_cli.core.machine_assembly import assemble_outcome
+from lash_cli.core.machine_records import DoneEffect
 from lash_cli.core.observation import (
     ActivityObserved,
     AgentFrameSwitched,

@@ -35,7 +35,7 @@ from lash_cli.core.llm import (
     ToolChoice,
     UsageReported,
 )
-from lash_cli.core.machine import EnvironmentSynced
+from lash_cli.core.machine_records import EnvironmentSynced
 from lash_cli.core.policy import NO_GENERATION, NO_LAYER, Generation, PromptLayer, SessionPolicy
 from lash_cli.core.prompt import ASK_TOOL, NO_BUILTINS, PromptBuiltins, render_prompt
 from lash_cli.core.tools import ToolContract

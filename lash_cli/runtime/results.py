@@ -9,8 +9,8 @@ import msgspec
 
 from lash_cli.core.commit import TurnSummary
 from lash_cli.core.content import Message, Role, message_text
-from lash_cli.core.machine import DoneEffect
 from lash_cli.core.machine_assembly import assistant_output
+from lash_cli.core.machine_records import DoneEffect
 from lash_cli.core.outcome import (
     AssistantMessage,
     ExecutionSummary,

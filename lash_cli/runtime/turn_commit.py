@@ -25,7 +25,7 @@ from lash_cli.core.content import AttachmentPart, Message, Role, Stored, TextPar
 from lash_cli.core.graph import ConversationPayload, chain, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
-from lash_cli.core.machine import DoneEffect
+from lash_cli.core.machine_records import DoneEffect
 from lash_cli.core.outcome import AgentFrameSwitch, Stopped, TurnCancellationEvidence, TurnIssue, TurnOutcome
 from lash_cli.core.queued_work import QueuedWorkBatchDraft, frame_task_draft
 from lash_cli.runtime.drive import Drive, usage_of

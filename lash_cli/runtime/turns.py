@@ -24,8 +24,8 @@ from lash_cli.core.delivery import TurnClaims, ingress_message_id, turn_options,
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.ingress import materialise
 from lash_cli.core.lease import LeaseOwnerIdentity
-from lash_cli.core.machine import CheckpointDelivery, CheckpointEffect, DoneEffect
 from lash_cli.core.machine_assembly import assemble_outcome
+from lash_cli.core.machine_records import CheckpointDelivery, CheckpointEffect, DoneEffect
 from lash_cli.core.outcome import Stopped, TurnCancellationEvidence, TurnIssue, TurnResult
 from lash_cli.core.policy import SessionPolicy
 from lash_cli.errors import (

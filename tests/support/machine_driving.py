@@ -17,7 +17,8 @@ from lash_cli.core.llm import (
     NormalizedError,
     TerminalReason,
 )
-from lash_cli.core.machine import (
+from lash_cli.core.machine import TurnMachine
+from lash_cli.core.machine_records import (
     CheckpointDelivery,
     CheckpointEffect,
     DoneEffect,
@@ -33,7 +34,6 @@ from lash_cli.core.machine import (
     SyncEnvironmentEffect,
     ToolCallsEffect,
     ToolResults,
-    TurnMachine,
 )
 from lash_cli.core.tools import ToolCallOutput, ToolCallRecord, success
 from lash_cli.core.usage import TokenUsage
@@ -148,7 +148,7 @@ class Run:
             CheckpointEffect: "checkpoint",
         }
         return [
-            effect.checkpoint.value if isinstance(effect, CheckpointEffect) else names[type(effect)]
+            effect.checkpoint if isinstance(effect, CheckpointEffect) else names[type(effect)]
             for effect in self.effects
             if type(effect) in names
         ]

@@ -18,7 +18,8 @@ from lash_cli.core.content import (
     ToolResultPart,
 )
 from lash_cli.core.llm import TerminalReason
-from lash_cli.core.machine import (
+from lash_cli.core.machine import TurnMachine
+from lash_cli.core.machine_records import (
     AwaitedEffect,
     CheckpointDelivery,
     CheckpointEffect,
@@ -30,7 +31,6 @@ from lash_cli.core.machine import (
     SyncEnvironmentEffect,
     ToolCallsEffect,
     ToolResults,
-    TurnMachine,
 )
 from lash_cli.core.outcome import TurnIssue
 from lash_cli.core.tools import (

@@ -29,11 +29,11 @@ from lash_cli.core.content import (
     message_text,
 )
 from lash_cli.core.llm import LlmCallResult, LlmResponse, NormalizedError, TerminalReason
-from lash_cli.core.machine import (
+from lash_cli.core.machine import TurnMachine
+from lash_cli.core.machine_records import (
     Append,
     CheckpointDelivery,
     CheckpointEffect,
-    CheckpointKind,
     DoneEffect,
     Emit,
     EmitEffect,
@@ -44,7 +44,6 @@ from lash_cli.core.machine import (
     LlmCallEffect,
     LlmComplete,
     MachineConfig,
-    MachineState,
     ProgressEffect,
     StartCheckpoint,
     StartExec,
@@ -53,9 +52,9 @@ from lash_cli.core.machine import (
     SyncEnvironmentEffect,
     ToolCallsEffect,
     ToolResults,
-    TurnMachine,
 )
 from lash_cli.core.machine_rules import provider_issue
+from lash_cli.core.machine_table import MachineState
 from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, Stopped, TurnIssue
 from lash_cli.core.pricing import BucketPrices, CostLimit, Prices
 from lash_cli.core.usage import TokenUsage
@@ -359,7 +358,7 @@ def test_a_delivery_that_would_break_the_transcript_stops_the_turn_and_is_left_o
 
 def test_a_checkpoint_that_brings_nothing_ends_the_turn_with_its_open_calls_closed() -> None:
     said = Append((Message("", Role.ASSISTANT, (call(),)),))
-    driver = Scripted(said, StartCheckpoint(CheckpointKind.BEFORE_COMPLETION, Finish(ANSWERED)))
+    driver = Scripted(said, StartCheckpoint("before_completion", Finish(ANSWERED)))
     done = drive(machine(driver)).done
     assert done.outcome == ANSWERED and is_safe_to_resume(done.messages)
 
@@ -601,7 +600,7 @@ def test_finish_closes_calls_the_protocol_left_open() -> None:
     [
         (StartLlm(), StartLlm()),
         (StartLlm(), Append((user("u"),))),
-        (StartTools((call(),)), StartCheckpoint(CheckpointKind.AFTER_WORK)),
+        (StartTools((call(),)), StartCheckpoint("after_work")),
     ],
 )
 def test_an_action_while_an_answer_is_awaited_raises(actions: tuple[object, ...]) -> None:
@@ -637,7 +636,7 @@ def test_a_program_is_run_and_its_calls_are_recorded() -> None:
 
 
 def test_an_after_work_checkpoint_may_finish_when_empty() -> None:
-    driver = Scripted(StartCheckpoint(CheckpointKind.AFTER_WORK, Finish(ANSWERED)))
+    driver = Scripted(StartCheckpoint("after_work", Finish(ANSWERED)))
     assert drive(machine(driver)).done.outcome == ANSWERED
 
 

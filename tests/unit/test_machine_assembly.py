@@ -4,8 +4,8 @@ import pytest
 from support.machine_driving import OPENING, answer, call, drive, failed, machine, user
 
 from lash_cli.core.content import Message, PluginOrigin, ProsePart, Role
-from lash_cli.core.machine import DoneEffect
 from lash_cli.core.machine_assembly import assemble_outcome, assistant_output
+from lash_cli.core.machine_records import DoneEffect
 from lash_cli.core.outcome import (
     AssistantMessage,
     AssistantOutput,

@@ -14,7 +14,9 @@ from support.machine_worlds import Move, fresh, play, scripts, settings_of
 
 from lash_cli.core.activity import AssistantProseDelta
 from lash_cli.core.codec import decode, encode
-from lash_cli.core.machine import (
+from lash_cli.core.machine import TurnMachine
+from lash_cli.core.machine_checkpoint import TurnCheckpoint
+from lash_cli.core.machine_records import (
     CheckpointEffect,
     DoneEffect,
     Emit,
@@ -25,15 +27,13 @@ from lash_cli.core.machine import (
     Finish,
     LlmCallEffect,
     MachineEffect,
-    MachineState,
     ProtocolAction,
     StartExec,
     SyncEnvironmentEffect,
     ToolCallsEffect,
-    TurnMachine,
     TurnView,
 )
-from lash_cli.core.machine_checkpoint import TurnCheckpoint
+from lash_cli.core.machine_table import MachineState
 from lash_cli.core.outcome import AssistantMessage, FinalValue, Finished, Stopped, TurnOutcome
 from lash_cli.core.pricing import BucketPrices, CostLimit, Prices
 from lash_cli.modes.standard import StandardProtocol

@@ -12,13 +12,8 @@ from lash_cli.core.content import (
     is_safe_to_resume,
 )
 from lash_cli.core.llm import TerminalReason
-from lash_cli.core.machine import (
-    AwaitedEffect,
-    DoneEffect,
-    LlmCallEffect,
-    MachineState,
-    ToolCallsEffect,
-)
+from lash_cli.core.machine_records import AwaitedEffect, DoneEffect, LlmCallEffect, ToolCallsEffect
+from lash_cli.core.machine_table import MachineState
 from lash_cli.core.outcome import Stopped
 from lash_cli.core.usage import TokenUsage
 

@@ -17,7 +17,7 @@ from lash_cli.core.content import (
     is_safe_to_resume,
 )
 from lash_cli.core.llm import TerminalReason
-from lash_cli.core.machine import CheckpointDelivery, ExecCompleted, ToolCallsEffect, TurnView
+from lash_cli.core.machine_records import CheckpointDelivery, ExecCompleted, ToolCallsEffect, TurnView
 from lash_cli.core.outcome import AgentFrameSwitch, AssistantMessage, Finished, Stopped, ToolValue
 from lash_cli.core.tools import (
     FailControl,
