@@ -27,6 +27,9 @@ DIFF_LINES = 240
 DIFF_CONTEXT = 3
 # A text of one character may occur at every place of a large file.
 COUNTED_PLACES = 1000
+# To compare two texts line by line, or to put marks in order, takes time that grows with the square of their number.
+COMPARED_LINES = 2000
+MARKS_TOGETHER = 30
 
 _LOOKALIKES = str.maketrans(
     {
@@ -199,16 +202,17 @@ def _comparable_line(line: str, position: int, odd: re.Pattern[str], origins: ar
 
 def _odd_clusters(text: str) -> re.Pattern[str] | None:
     """What in `text` is compared as something else: a character that is, with the combining marks that follow it, or
-    any with at least one such mark, because they only compose together. None when nothing is."""
+    any with at least one such mark, because they only compose together; more marks than any script has are taken in
+    parts. None when nothing is."""
     distinct = {character for character in set(text) if not character.isascii()}
     marks = {character for character in distinct if unicodedata.combining(character)}
     odd = {character for character in distinct - marks if _comparable(character) != character}
     if not odd and not marks:
         return None
-    follow = f"{_one_of(marks)}*" if marks else ""
+    follow = f"{_one_of(marks)}{{0,{MARKS_TOGETHER}}}" if marks else ""
     ways = [f"{_one_of(odd)}{follow}"] if odd else []
     if marks:
-        ways.append(f".?{_one_of(marks)}+")
+        ways.append(f".?{_one_of(marks)}{{1,{MARKS_TOGETHER}}}")
     return re.compile("|".join(ways), re.DOTALL)
 
 
@@ -222,7 +226,8 @@ def _comparable(cluster: str) -> str:
 
 
 def _changed_parts(flat: str, span: _Span) -> list[_Span]:
-    """The span without the lines that `old` and `new` have in common.
+    """The span without the lines that `old` and `new` have in common; of very long ones, without those that they
+    begin and end with.
 
     The request is compared with itself, not with the file: a lenient match
     must not rewrite context lines the model only quoted in another spelling.
@@ -230,6 +235,10 @@ def _changed_parts(flat: str, span: _Span) -> list[_Span]:
     """
     found, old, new = _lines(flat[span.start : span.end]), _lines(span.old), _lines(span.new)
     starts = list(accumulate((len(line) for line in found), initial=span.start))
+    if len(old) + len(new) > COMPARED_LINES:
+        middle = _without_equal_ends(old, _Change(0, len(old), new))
+        cut = "".join(old[middle.first : middle.last])
+        return [_Span(starts[middle.first], starts[middle.last], cut, "".join(middle.new))]
     return [
         _Span(starts[old_from], starts[old_to], "".join(old[old_from:old_to]), "".join(new[new_from:new_to]))
         for tag, old_from, old_to, new_from, new_to in difflib.SequenceMatcher(None, old, new).get_opcodes()

@@ -97,7 +97,7 @@ class Walk:
         prefix = "" if root == self._base else f"{self._base.relative_to(root).as_posix()}/"
         ignores = self._ignores_above(root)
         pending: list[tuple[str, tuple[IgnoreFile, ...]]] = [("", ignores)]
-        while pending:
+        while pending and self.is_complete:
             relative, inherited = pending.pop()
             directory = self._base / relative
             if len(str(directory)) > MAX_PATH_CHARS:  # no tool can be told to go there
@@ -129,11 +129,16 @@ class Walk:
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 self._left -= 1
-                if self._left < 0 or self._cancel.is_set or self._clock.monotonic() > self._until:
-                    self.is_complete = False
+                if self._is_over():
                     return
                 if not entry.name.startswith(".") and entry.name not in SKIPPED_DIRECTORIES:
                     yield entry
+
+    def _is_over(self) -> bool:
+        """Whether the walk has to end here, and so is not complete."""
+        if self._left < 0 or self._cancel.is_set or self._clock.monotonic() > self._until:
+            self.is_complete = False
+        return not self.is_complete
 
     def _opened(self, directory: Path) -> int | None:
         """A descriptor to look through a directory with, None when it cannot be looked through."""
@@ -161,7 +166,7 @@ class Walk:
         for relative in reversed(self._base.relative_to(root).parents):
             directory = root / relative
             base = "" if directory == root else f"{directory.relative_to(root).as_posix()}/"
-            if not self._policy.permits_read(directory):
+            if self._is_over() or not self._policy.permits_read(directory):
                 continue
             try:
                 descriptor = self._policy.open_file(directory)

@@ -132,6 +132,24 @@ async def test_a_walk_takes_no_longer_than_it_may_and_admits_it(
     assert value["incomplete"] == "stopped after 200000 entries or 30 s; search a smaller directory"
 
 
+async def test_once_a_walk_is_over_no_further_ignore_file_is_read(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c", "d", "d/e/f"):
+        bench.write(f"{name}/.gitignore", "ignored")
+    bench.write(".git/HEAD", "")
+    read: list[str] = []
+    parsed = search.parse_ignore_file
+    monkeypatch.setattr(search, "parse_ignore_file", lambda text, base: (read.append(base), parsed(text, base))[1])
+    monkeypatch.setattr(search.Walk.__init__, "__defaults__", (5,))  # what is in the root, and one thing below
+    assert "incomplete" in value_of(await bench.call("glob", pattern="**"))
+    assert len(read) == 1
+    read.clear()
+    bench.cancel.set()
+    assert (await bench.call("glob", pattern="**", path="d/e/f")).status == "cancelled"
+    assert read == []
+
+
 async def test_glob_of_a_file_or_nothing_is_a_bad_request(bench: Workbench) -> None:
     bench.write("file", "")
     assert failure_of(await bench.call("glob", pattern="*", path="file")).code == "wrong_file_type"

@@ -195,6 +195,26 @@ def test_a_file_of_many_equal_lines_is_edited_at_once() -> None:
     assert time.process_time() - started < 5  # comparing line by line took minutes
 
 
+def test_a_very_long_edit_is_made_at_once_and_keeps_the_lines_around_what_it_changes() -> None:
+    ends = [f"“end {number}”\r\n" for number in range(3)]
+    old, new = ([f"{number * step % 101}\n" for number in range(20_000)] for step in (1, 7))
+    quoted = ["".join(ends).replace("\r\n", "\n").replace("“", '"').replace("”", '"')]
+    content = "".join([*ends, *old, *ends])
+    change = Replacement("".join([*quoted, *old, *quoted]), "".join([*quoted, *new, *quoted]))
+    started = time.process_time()
+    edited = apply_edits(content.encode(), [change], "p")
+    assert time.process_time() - started < 5  # comparing line with line took minutes
+    assert edited.content.decode() == "".join([*ends, *new, *ends])
+
+
+def test_marks_without_number_hold_up_nothing() -> None:
+    marked = "a" + "\u0301\u0323" * 100_000
+    started = time.process_time()
+    edited = apply_edits(f"“x”{marked}\n".encode(), [Replacement(f'"x"{marked}', "y")], "p")
+    assert time.process_time() - started < 5  # putting them all in order took minutes
+    assert edited.content == b"y\n"
+
+
 def test_places_are_counted_only_as_far_as_a_count_says_something() -> None:
     with pytest.raises(ToolFault, match="oldText occurs more than 1000 times") as caught:
         apply_edits(b"a" * 100_000, [Replacement("a" * 1000, "b")], "p")
