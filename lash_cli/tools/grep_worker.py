@@ -2,10 +2,10 @@
 
 Python's matcher holds the interpreter lock and cannot be interrupted, so a
 pattern that backtracks without end would freeze the whole runtime. In a child
-process it is simply killed, and takes no more memory than it may. Input (JSON on stdin): `pattern`, `files` as
-[shown, real] pairs, `limit`, `file_bytes`, `line_chars`, `memory_bytes`. Output: one JSON line
-per match `[shown, line, text]`, then one object: `is_cut` and how many files
-were left out, or an `error`.
+process it is simply killed, and takes no more memory than it may. Input (JSON
+on stdin): `pattern`, `files` as [shown, real] pairs, `limit`, `file_bytes`,
+`line_chars`. Output: one JSON line per match `[shown, line, text]`, then one
+object: `is_cut` and how many files were left out, or an `error`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import errno
 import json
 import os
 import re
-import resource
 import stat
 import sys
 from collections.abc import Iterator
@@ -148,20 +147,9 @@ def search(request: dict[str, Any]) -> Iterator[Any]:
     yield {"is_cut": found > request["limit"], **vars(left_out)}
 
 
-def _take_no_more(memory_bytes: int) -> None:
-    """Let this process have no more memory than that, or less where less is allowed already."""
-    allowed, most = resource.getrlimit(resource.RLIMIT_AS)
-    bounds = [bound for bound in (memory_bytes, allowed, most) if bound != resource.RLIM_INFINITY]
-    try:
-        resource.setrlimit(resource.RLIMIT_AS, (min(bounds), most))
-    except ValueError:
-        return  # a system such as macOS takes no bound below what it has reserved; the time is bounded all the same
-
-
 def main() -> None:
     """Serve the one request on stdin."""
     request = json.load(sys.stdin)
-    _take_no_more(request["memory_bytes"])
     try:
         for item in search(request):
             sys.stdout.write(json.dumps(item) + "\n")

@@ -11,12 +11,10 @@ import io
 import json
 import logging
 import os
-import resource
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-MEMORY_BYTES = 2 * 1024**3
 TEXT_CHARS = 8 * 1024 * 1024
 
 
@@ -42,7 +40,6 @@ def read(document: bytes) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Serve the one document on stdin."""
     sys.path.append(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     # What pypdf has to say about the document is no part of the answer, and both streams are one.
     logging.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -18,6 +18,7 @@ from lash_cli.tools.process_group import ProcessGroups
 from lash_cli.tools.workers import run_worker
 
 PDF_SECONDS = 30.0
+PDF_MEMORY_BYTES = 2 * 1024**3
 
 _WORKER = Path(__file__).with_name("pdf_worker.py")
 _ATTACH = "pass attach_as=application/pdf if the model reads PDF attachments"
@@ -44,7 +45,9 @@ async def pdf_text(document: bytes, path: str, groups: ProcessGroups, cancel: Ca
         )
     site = str(Path(found.origin).parent.parent)
     try:
-        output = await run_worker(groups, _WORKER, (site,), document, cancel, PDF_SECONDS)
+        output = await run_worker(
+            groups, _WORKER, (site,), document, cancel, PDF_SECONDS, memory_bytes=PDF_MEMORY_BYTES
+        )
     except TimeoutError as error:
         text = f"{path} was not read within {PDF_SECONDS:.0f} s; {_ATTACH}"
         raise ToolFault(FailureClass.TIMEOUT, "pdf_timeout", text) from error

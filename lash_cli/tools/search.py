@@ -268,7 +268,6 @@ class SearchTools:
             "limit": arguments.limit,
             "file_bytes": GREP_FILE_BYTES,
             "line_chars": GREP_LINE_CHARS,
-            "memory_bytes": GREP_MEMORY_BYTES,
         }
         output = await self._run_worker(json.dumps(request).encode(), context)  # passes names that are no UTF-8
         return cancelled() if output is None else success(_grep_result(output, walk))
@@ -283,7 +282,16 @@ class SearchTools:
     async def _run_worker(self, request: bytes, context: ToolContext) -> bytes | None:
         """The worker's output, None when cancelled; raises `ToolFault` when the time is over."""
         try:
-            return await run_worker(self._groups, _WORKER, (), request, context.cancel, GREP_SECONDS, options=("-S",))
+            return await run_worker(
+                self._groups,
+                _WORKER,
+                (),
+                request,
+                context.cancel,
+                GREP_SECONDS,
+                memory_bytes=GREP_MEMORY_BYTES,
+                options=("-S",),
+            )
         except TimeoutError as error:
             raise ToolFault(
                 FailureClass.TIMEOUT,

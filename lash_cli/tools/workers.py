@@ -10,6 +10,9 @@ from pathlib import Path
 from lash_cli.core.protocols import CancelSignal
 from lash_cli.tools.process_group import ProcessGroups
 
+# Takes no more memory than that, or less where no more is allowed; macOS has no such bound, and the time is one.
+_BOUNDED = 'ulimit -v "$1" 2>/dev/null; shift; exec "$@"'
+
 
 async def run_worker(
     groups: ProcessGroups,
@@ -19,9 +22,10 @@ async def run_worker(
     cancel: CancelSignal,
     seconds: float,
     *,
+    memory_bytes: int,
     options: Sequence[str] = (),
 ) -> bytes | None:
-    """Run a script of ours to its end: what it printed, None when cancelled.
+    """Run a script of ours to its end in so much time and memory: what it printed, None when cancelled.
 
     `options` are further ones of Python. Raises `TimeoutError` when the time was over, `ToolFault` when it cannot be
     started.
@@ -32,7 +36,10 @@ async def run_worker(
         environment["LD_LIBRARY_PATH"] = libraries  # without it a Python that environment modules bring does not start
     process = await groups.start(
         # What Python warns of is no part of the answer.
-        (sys.executable, "-I", "-W", "ignore", *options, str(script), *arguments),
+        (
+            *("/bin/sh", "-c", _BOUNDED, "lash-worker", str(memory_bytes // 1024)),
+            *(sys.executable, "-I", "-W", "ignore", *options, str(script), *arguments),
+        ),
         sink=received.extend,
         environment=environment,
         directory=Path("/"),

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import json
 import os
 import re
-import resource
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,10 +16,6 @@ from lash_cli.core.tools import FailureClass
 from lash_cli.tools import grep_worker, policy, search
 from lash_cli.tools.builtin import builtin_tools
 from lash_cli.tools.policy import FilePolicy
-
-# Of Linux, to take a right of root away.
-PR_CAPBSET_DROP = 24
-CAP_SYS_RESOURCE = 24
 
 
 @pytest.fixture
@@ -382,27 +374,6 @@ async def test_an_expression_that_takes_all_memory_gets_no_more_than_it_may(
     bench.write("line", "a" * 4_000_000)
     refused = failure_of(await bench.call("grep", pattern="((((a|b)|c)|d)|e)*f"))
     assert refused.code == "bad_pattern" and "memory" in refused.message
-
-
-def test_a_search_is_content_with_less_memory_where_no_more_is_allowed(tmp_path: Path) -> None:
-    (tmp_path / "line").write_text("needle\n")
-    files = [["line", str(tmp_path / "line")]]
-    request = {"pattern": "needle", "files": files, "limit": 9, "file_bytes": 99, "line_chars": 99}
-    request["memory_bytes"] = search.GREP_MEMORY_BYTES
-
-    def confined() -> None:
-        """As with `ulimit -v`, for a process that may not raise it again, as even root may."""
-        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_SYS_RESOURCE)
-        resource.setrlimit(resource.RLIMIT_AS, (search.GREP_MEMORY_BYTES // 2, search.GREP_MEMORY_BYTES // 2))
-
-    done = subprocess.run(
-        [sys.executable, grep_worker.__file__],
-        input=json.dumps(request).encode(),
-        capture_output=True,
-        preexec_fn=confined,
-        check=False,
-    )
-    assert done.stdout.startswith(b'["line", 1, "needle"]'), done.stderr
 
 
 async def test_an_endless_expression_neither_freezes_us_nor_survives(bench: Workbench) -> None:
