@@ -15,7 +15,7 @@ from lash_cli.core.tool_shapes import CompactContract, CompactField, OutputContr
 
 MAX_EXAMPLES = 2
 MAX_EXAMPLE_CHARS = 240
-_MAX_DEPTH = 4
+_MAX_DEPTH = 6
 _MAX_CHOICES = 12
 # The type that an argument of the call gives to the result, and that of such an argument.
 _TYPE_PARAMETER = "T"
@@ -109,10 +109,10 @@ def _type_of(schema: Any, root: Any, depth: int) -> str:
         return " | ".join([*shown, "…"] if len(choices) > _MAX_CHOICES else shown)
     for keyword in ("anyOf", "oneOf"):
         if branches := listed(schema, keyword):
-            return _union(_type_of(branch, root, depth + 1) for branch in branches)
+            return _union(branches, root, depth)
     kinds = schema.get("type")
     if isinstance(kinds, list):
-        return _union(_type_of({**schema, "type": kind}, root, depth + 1) for kind in kinds)
+        return _union([{**schema, "type": kind} for kind in kinds], root, depth)
     match kinds:
         case "array":
             item = _type_of(schema.get("items"), root, depth + 1)
@@ -125,9 +125,11 @@ def _type_of(schema: Any, root: Any, depth: int) -> str:
             return _ANY
 
 
-def _union(types: Any) -> str:
-    """Each type once, in order."""
-    unique = dict.fromkeys(types)
+def _union(choices: list[Any], root: Any, depth: int) -> str:
+    """Each type once, in order. Choices among choices multiply, so they count for two levels."""
+    unique = dict.fromkeys(_type_of(choice, root, depth + 2) for choice in choices[:_MAX_CHOICES])
+    if len(choices) > _MAX_CHOICES:
+        unique["…"] = None
     return _ANY if _ANY in unique else " | ".join(unique)
 
 
