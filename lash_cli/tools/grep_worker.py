@@ -84,14 +84,13 @@ def read_text(directories: Directories, path: str, file_bytes: int, left_out: Le
         return None
     try:
         with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return None
-            data = file.read(file_bytes + 1) if status.st_size <= file_bytes else None
+            data = file.read(file_bytes + 1)
     except OSError:
         left_out.unreadable += 1
         return None
-    if data is None or len(data) > file_bytes:
+    if len(data) > file_bytes:
         left_out.large += 1
         return None
     if b"\0" in data[:BINARY_PROBE_BYTES]:

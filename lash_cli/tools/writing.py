@@ -146,8 +146,6 @@ def _existing(directory: int, real: Path) -> os.stat_result | None:
         status = os.stat(real.name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    if stat.S_ISLNK(status.st_mode):
-        raise ToolFault(FailureClass.PERMISSION_DENIED, "path_outside_roots", f"{real} became a symbolic link")
     if not stat.S_ISREG(status.st_mode):
         raise invalid("wrong_file_type", f"{real} is not a regular file")
     # Renaming over a file needs no permission on the file, so its protection has to be honoured here: that it is

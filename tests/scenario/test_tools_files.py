@@ -106,11 +106,11 @@ async def test_a_line_of_exactly_the_cap_is_whole(bench: Workbench) -> None:
 
 
 async def test_the_size_cap_is_kept_and_every_line_can_be_reached(bench: Workbench) -> None:
-    bench.write("a.txt", "".join(f"{n} {'x' * 95}\n" for n in range(1, 1501)))
+    bench.write("a.txt", "".join(f"{n} {'é' * 48}\n" for n in range(1, 1501)))
     offset, seen = 1, []
     while True:
         value = value_of(await bench.call("read_file", path="a.txt", offset=offset))
-        assert len(value) < files.READ_BYTES + 100
+        assert len(value.encode()) < files.READ_BYTES + 100
         *lines, last = value.split("\n")
         seen += [int(line.split(":")[0]) for line in lines]
         if not last.startswith("("):
@@ -258,7 +258,9 @@ async def test_what_cannot_be_read_says_why(
     os.symlink("circle", "circle")
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind("socket")
+        opened = os.listdir("/dev/fd")
         assert failure_of(await bench.call("read_file", path=path)).code == code
+        assert os.listdir("/dev/fd") == opened
         if path != "absent":
             assert failure_of(await bench.call("write", path=path, content="x")).code == code
 
@@ -355,11 +357,14 @@ async def test_what_is_written_is_reported_so_although_its_directory_cannot_be_s
 
     def fsync(descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            asked.append((nobodys_bench.root / "d" / "file").read_text())
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         sync(descriptor)
 
     monkeypatch.setattr(writing.os, "fsync", fsync)
+    asked: list[str] = []
     assert "Replaced" in value_of(await nobodys_bench.call("write", path="d/file", content="newer"))["summary"]
+    assert asked == ["newer"]
 
 
 @pytest.mark.parametrize(
@@ -503,3 +508,11 @@ async def test_a_file_too_large_to_edit_is_a_resource_limit(bench: Workbench) ->
     with open(bench.root / "big", "wb") as file:
         file.truncate(files.EDIT_BYTES + 1)
     assert failure_of(await edit(bench, "big", ("a", "b"))).failure_class is FailureClass.RESOURCE_LIMIT
+
+
+async def test_a_file_too_large_to_attach_is_a_resource_limit(bench: Workbench) -> None:
+    with open(bench.write("big", PNG), "ab") as file:
+        file.truncate(files.ATTACHMENT_BYTES)
+        assert (await bench.call("read_file", path="big")).attachments
+        file.truncate(files.ATTACHMENT_BYTES + 1)
+    assert failure_of(await bench.call("read_file", path="big")).code == "file_too_large"

@@ -449,3 +449,13 @@ async def test_an_ignore_file_that_is_a_pipe_is_not_waited_for(bench: Workbench)
     os.mkfifo(bench.root / ".gitignore")
     bench.write("near", "needle")
     assert await asyncio.wait_for(found(bench, "**"), 30) == ["near"]
+
+
+async def test_what_is_no_ignore_file_or_lies_outside_or_is_endless_ignores_nothing(bench: Workbench) -> None:
+    bench.write("../.git/HEAD", "")
+    bench.write("../.gitignore", "near")
+    bench.write("a/near", "")
+    bench.write("a/.gitignore/near", "")
+    bench.write("b/near", "")
+    bench.write("b/.gitignore", "#" * search.IGNORE_FILE_BYTES + "\nnear\n")
+    assert await found(bench, "**") == ["a/near", "b/near"]
