@@ -21,7 +21,10 @@ MIB = 1024**2
 PR_CAPBSET_DROP = 24
 CAP_SYS_RESOURCE = 24
 
-TELLS_ITS_LIMIT = "import resource\nprint(resource.getrlimit(resource.RLIMIT_AS)[0])\n"
+TELLS_OF_ITSELF = """
+import os, resource
+print(resource.getrlimit(resource.RLIMIT_AS)[0], *(name for name in os.environ if name.startswith("LASH_")))
+"""
 READS_BOTH = """
 import asyncio, json, sys
 from pathlib import Path
@@ -38,9 +41,12 @@ asyncio.run(main())
 """
 
 
-async def test_a_worker_has_the_memory_it_was_given(tmp_path: Path) -> None:
+async def test_a_worker_has_the_memory_it_was_given_and_none_of_our_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LASH_API_KEY", "secret")
     script = tmp_path / "worker.py"
-    script.write_text(TELLS_ITS_LIMIT)
+    script.write_text(TELLS_OF_ITSELF)
     groups = ProcessGroups(SystemClock())
     output = await run_worker(groups, script, (), b"", ManualCancel(), 30, memory_bytes=512 * MIB)
     await groups.aclose()
