@@ -81,7 +81,8 @@ def write_out(path: str, data: bytes) -> None:
         _write(os.open(path, os.O_WRONLY | os.O_APPEND), data)
         return
     target = os.path.realpath(from_here(path))
-    temporary = f"{target}.{os.getpid()}.new"
+    # Not by the number of this process: that may be the one of a process that was killed.
+    temporary = f"{target}.{os.urandom(8).hex()}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
     try:
         _write(descriptor, data, syncs=True)

@@ -19,7 +19,7 @@ from support.queued import QueuedHome
 from support.terminal import Terminal
 
 from lash_cli.core.lease import LeaseOwnerIdentity
-from lash_cli.errors import ConflictError
+from lash_cli.errors import ConflictError, LashError
 from lash_cli.paths import resolve_paths
 from lash_cli.store.base import LaneRequest
 from lash_cli.system import SystemClock, this_process
@@ -467,12 +467,63 @@ def test_a_copy_takes_away_what_a_killed_one_left_and_nothing_that_may_be_in_use
     left = tmp_path / f".copy.db.{dead.pid}.partial"
     young = tmp_path / f".copy.db.{dead.pid}.partial-journal"
     living = tmp_path / f".copy.db.{os.getppid()}.partial"
-    for file in (left, young, living):
+    # A process of before had the number of this one: in a container all may have the same.
+    namesake = tmp_path / f".copy.db.{os.getpid()}.partial"
+    for file in (left, young, living, namesake):
         file.touch()
-    for file in (left, living):
+    for file in (left, living, namesake):
         os.utime(file, (0, time.time() - 100))
     backup.back_up(tmp_path / "lash.db", tmp_path / "copy.db")
     assert set(tmp_path.glob(".copy.db.*")) == {young, living}
+
+
+@pytest.mark.parametrize("is_fresh", [True, False], ids=["fresh", "replacing"])
+def test_what_a_process_of_the_same_number_left_a_moment_ago_is_in_nobodys_way(tmp_path, is_fresh):
+    from lash_cli.store.sqlite import backup
+    from lash_cli.store.sqlite.database import Database
+
+    database, copy = tmp_path / "lash.db", tmp_path / "copy.db"
+    Database.open(database, clock=SystemClock()).close()
+    for name in (".copy.db.{}.partial", ".lash.db.{}.restoring", ".lash.db.{}.empty"):
+        (tmp_path / name.format(os.getpid())).touch()
+    backup.back_up(database, copy)
+    if is_fresh:
+        database.unlink()
+    backup.restore(copy, database, tmp_path / "aside.db", SystemClock())
+    backup.erase(database, SystemClock())
+
+
+@pytest.mark.parametrize("refused", ["file", "directory"])
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+def test_a_copy_that_the_disk_does_not_keep_is_told_by_the_name_of_what_was_to_be_written(
+    tmp_path, monkeypatch, verb, refused
+):
+    import errno
+
+    from lash_cli.store.sqlite import backup
+    from lash_cli.store.sqlite.database import Database
+
+    database, copy = tmp_path / "lash.db", tmp_path / "copy.db"
+    Database.open(database, clock=SystemClock()).close()
+    if verb == "restore":
+        backup.back_up(database, copy)
+        database.unlink()
+    sync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) == (refused == "directory"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(LashError) as told:
+        if verb == "backup":
+            backup.back_up(database, copy)
+        else:
+            backup.restore(copy, database, tmp_path / "aside.db", SystemClock())
+    written = copy if verb == "backup" else database
+    assert (told.value.code, told.value.details) == ("output_not_written", {"path": str(written)})
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_a_restore_that_is_killed_leaves_the_old_or_the_new_content_and_nothing_else(lash, home):

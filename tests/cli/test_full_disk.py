@@ -110,6 +110,20 @@ def test_a_file_that_does_not_fit_is_not_left_half_written(seeded: Path, tmp_pat
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.parametrize("verb", ["restore", "purge"])
+def test_a_database_whose_new_content_does_not_fit_keeps_the_old_one(seeded: Path, tmp_path: Path, verb: str) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy.db"
+    shutil.copytree(seeded, home)
+    assert run_lash(("db", "backup", "--out", str(copy)), home=home).code == 0
+    assert run_lash(("turn", "demo", "!text second"), home=home).code == 0
+    words = {"restore": ("restore", str(copy)), "purge": ("purge", "--confirm", "lash.db")}[verb]
+    done = limited(home, 40, ("db", *words, "-o", "json"))
+    assert (done.code, done.out, done.error["code"]) == (1, "", "output_not_written"), done.err
+    assert not done.error["ambiguous"] and done.error["details"] == {"path": str(home / "lash.db")}
+    assert document(home, "show", "demo")["turns"] == 2
+    assert not list(home.glob(".lash.db.*"))
+
+
 def test_a_setting_that_does_not_fit_leaves_the_file_as_it_was(seeded: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(seeded, home)

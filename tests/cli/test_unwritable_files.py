@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from support.cli import run_lash
 from support.unprivileged import run_unprivileged
 
 from lash_cli.cli.chat_record import ChatRecording
+from lash_cli.cli.out_files import write_out
 from lash_cli.errors import LashError
 from lash_cli.paths import unwritten_file
 
@@ -89,3 +91,10 @@ def test_why_a_file_was_not_written_decides_the_status(number: int, status: int,
     told = unwritten_file("file", OSError(number, "why"))
     assert (told.exit_status, told.code, told.message) == (status, code, "cannot write file: why")
     assert ("make room" in told.hint) == (number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    """In a container every process may have the same number."""
+    (tmp_path / f"answer.txt.{os.getpid()}.new").touch()
+    write_out(str(tmp_path / "answer.txt"), b"done")
+    assert (tmp_path / "answer.txt").read_bytes() == b"done"

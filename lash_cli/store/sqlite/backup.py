@@ -90,10 +90,7 @@ def write_copy(source: sqlite3.Connection, target: Path) -> None:
                 copy.execute(_SINGLE_FILE).fetchone()
         finally:
             copy.close()
-        try:
-            _sync(draft)
-        except OSError as error:
-            raise unwritten_file(target, error) from error
+        _sync(draft, target)
         _publish(draft, target)
 
 
@@ -167,7 +164,9 @@ def restore(source: Path, database: Path, aside: Path, clock: Clock) -> Restored
         raise ConflictError(f"{source} is the database itself", code="restore_from_itself")
     copy = inspect(source)
     with _unfinished(database, suffix="restoring") as draft:
-        _prepare(source, draft, clock)
+        with _told_of(database):
+            _prepare(source, draft, clock)
+        _sync(draft, database)
         if not database.exists():
             _publish(draft, database)
             return Restored(copy, None)
@@ -209,7 +208,6 @@ def _finish(draft: Path, clock: Clock) -> None:
             connection.execute(_SINGLE_FILE).fetchone()
         finally:
             connection.close()
-    _sync(draft)
 
 
 def _replace_content(database: Path, draft: Path, aside: Path | None, clock: Clock) -> None:
@@ -235,7 +233,8 @@ def erase(database: Path, clock: Clock) -> None:
     if not is_there(database):
         raise NotFoundError(f"{database} does not exist", code="store_not_found")
     with _unfinished(database, suffix="empty") as draft:
-        _finish(draft, clock)
+        with _told_of(database):
+            _finish(draft, clock)
         _replace_content(database, draft, None, clock)
 
 
@@ -243,7 +242,8 @@ def erase(database: Path, clock: Clock) -> None:
 def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
     """A private file beside `target` that is gone in the end, with whatever SQLite put beside it."""
     _sweep(target, suffix)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.{suffix}")
+    # In a container every process may have the same number, also the one that was killed.
+    draft = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.{suffix}")
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, _FILE_MODE))
     except OSError as error:
@@ -266,6 +266,9 @@ def _sweep(target: Path, suffix: str) -> None:
 
 
 def _is_alive(pid: int) -> bool:
+    """Whether another process has that number: what has ours was begun by one before us."""
+    if pid == os.getpid():
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -283,7 +286,7 @@ def _publish(draft: Path, target: Path) -> None:
         raise taken_file(target, "name another file") from None
     except OSError as error:
         raise unwritten_file(target, error) from error
-    _sync(target.parent)
+    _sync(target.parent, target)
 
 
 def _link(draft: Path, target: Path) -> None:
@@ -316,9 +319,13 @@ def _move_away(database: Path, aside: Path) -> None:
             raise StoreReadOnly(f"cannot put {part} aside: {error.strerror}", details={"path": str(kept)}) from error
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+def _sync(path: Path, target: Path) -> None:
+    """Have a file, or the names in a directory, survive a power cut; raises as `unwritten_file` of `target`."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise unwritten_file(target, error) from error
