@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import resource
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -17,8 +19,8 @@ import pytest
 
 from lash_cli.errors import StoreError
 from lash_cli.store.conformance.clock import ManualClock
-from lash_cli.store.sqlite import announcing
-from lash_cli.store.sqlite.connections import WAL_KEPT_BYTES
+from lash_cli.store.sqlite import announcing, log
+from lash_cli.store.sqlite.connections import WAL_KEPT_BYTES, connect
 from lash_cli.store.sqlite.database import Database
 
 _INSERT = "INSERT INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, 0)"
@@ -374,3 +376,56 @@ async def test_what_a_job_raises_is_told_where_its_group_is_not_committed_unless
     _, *group = await asyncio.gather(*asked, return_exceptions=True)
     assert [getattr(error, "code", str(error)) for error in group] == ["mine", "store_replaced", "store_replaced"]
     database.close()
+
+
+def refuse_next_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk refuses one sync; the system says so once, and nothing of it at the next one."""
+    sync = log._sync
+
+    def refuse(descriptor: int) -> None:
+        monkeypatch.setattr(log, "_sync", sync)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(log, "_sync", refuse)
+
+
+def names_without_log(path: Path, copy: Path) -> set[str]:
+    """What is in the database itself, as where a power cut took the log."""
+    shutil.copyfile(path, copy)
+    with contextlib.closing(sqlite3.connect(copy)) as connection:
+        return {name for (name,) in connection.execute("SELECT session_id FROM deleted_sessions")}
+
+
+async def test_behind_a_sync_that_was_refused_nothing_is_acknowledged_that_a_gap_in_the_log_would_hide(
+    database_path: Path, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database.open(database_path, clock=clock)
+    await database.write(insert("before"), durable=True)
+    refuse_next_sync(monkeypatch)
+    with pytest.raises(StoreError, match="could not be synced"):
+        await database.write(insert("in doubt"), durable=True)
+    await database.write(insert("later"), durable=True)
+    assert names_without_log(database_path, tmp_path / "cut.db") >= {"before", "in doubt", "later"}
+    await database.write(insert("last"), durable=True)
+    assert "last" not in names_without_log(database_path, tmp_path / "cut.db"), "the log is written as before"
+    assert names(database) == {"before", "in doubt", "later", "last"}
+    await database.aclose()
+
+
+async def test_while_somebody_reads_what_was_before_a_refused_sync_nothing_is_acknowledged(
+    database_path: Path, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "PATIENT_CHECKPOINT", "PRAGMA busy_timeout = 10")
+    database = Database.open(database_path, clock=clock)
+    await database.write(insert("before"), durable=True)
+    with contextlib.closing(connect(database_path, (), read_only=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM deleted_sessions").fetchone()
+        refuse_next_sync(monkeypatch)
+        for name in ("in doubt", "held up"):
+            with pytest.raises(StoreError, match="could not be synced"):
+                await database.write(insert(name), durable=True)
+        await database.write(insert("not to be acknowledged"), durable=False)
+    await database.write(insert("later"), durable=True)
+    assert names_without_log(database_path, tmp_path / "cut.db") == names(database)
+    await database.aclose()

@@ -51,6 +51,7 @@ FULL = "PRAGMA synchronous = FULL"
 NORMAL = "PRAGMA synchronous = NORMAL"
 # `journal_size_limit` cuts a WAL that is begun again back to what is kept allocated: a longer one has frames waiting.
 WAL_KEPT_BYTES: Final = 4 * 1024 * 1024
+NO_WAITING = "PRAGMA busy_timeout = 0"
 # A pragma may have to read a file that another process is switching to WAL, so waiting is turned off last.
 WRITER_PRAGMAS = (
     NORMAL,
@@ -58,7 +59,7 @@ WRITER_PRAGMAS = (
     f"PRAGMA journal_size_limit = {WAL_KEPT_BYTES}",
     "PRAGMA cache_size = -8000",
     "PRAGMA fullfsync = ON",
-    "PRAGMA busy_timeout = 0",
+    NO_WAITING,
 )
 READER_PRAGMAS = (
     "PRAGMA wal_autocheckpoint = 0",

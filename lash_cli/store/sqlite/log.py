@@ -19,6 +19,7 @@ from lash_cli.errors import LashError, StoreError, StoreReadOnly, StoreUnusable,
 from lash_cli.store.sqlite.connections import (
     BRISK_CHECKPOINT,
     CHECKPOINTER_PRAGMAS,
+    NO_WAITING,
     PATIENT_CHECKPOINT,
     WAL_KEPT_BYTES,
     connect,
@@ -54,6 +55,7 @@ class Log:
         self._file: FileIO | None = None
         # Which file the database was as it was opened: what is read, and written later, is to be the same one.
         self._place = self._standing()
+        self._is_in_doubt = False
 
     def begin(self) -> None:
         """The connection that writes is opened next, and may begin another log. Raises as `require_place`."""
@@ -100,14 +102,32 @@ class Log:
             raise TooManyOpenFiles.behind(error) or unopened from error
         return self._file
 
-    def sync(self) -> None:
+    def sync(self, connection: sqlite3.Connection) -> None:
         """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses, and what
-        opening it raises."""
+        opening it raises. `connection` is the one that writes, outside a transaction."""
         file = self._file or self._opened()
         try:
+            if self._is_in_doubt:
+                self._empty(connection)
             _sync(file.fileno())
         except OSError as error:
+            # The system forgets what it could not write: the next sync would say nothing of it, and behind a gap in the
+            # log nothing is found again.
+            self._is_in_doubt = True
             raise StoreError(f"{self._path} could not be synced: {error.strerror}") from error
+        self._is_in_doubt = False
+
+    def _empty(self, connection: sqlite3.Connection) -> None:
+        """Put all that the log holds into the database; raises `StoreError` while somebody reads what was before."""
+        connection.execute(PATIENT_CHECKPOINT)
+        try:
+            is_held_up, *_ = connection.execute(_TRUNCATE_CHECKPOINT).fetchone()
+        finally:
+            connection.execute(NO_WAITING)
+        if is_held_up:
+            raise StoreError(
+                f"{self._path} could not be synced before, and somebody who reads keeps it from being emptied"
+            )
 
     def size(self) -> int:
         """Its length in bytes; 0 when it cannot be asked for.

@@ -482,7 +482,7 @@ class Writer:
             # Before the sync: what is committed can be read at once, and the sync would only delay who watches.
             connection.announce(self.ring, is_whole=all(request.error is None for request in group))
             if is_acknowledged and not self._always_normal:
-                self._log.sync()
+                self._log.sync(connection)
         else:
             connection.forget()
 
