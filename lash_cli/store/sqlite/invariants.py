@@ -14,15 +14,20 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from lash_cli.core.codec import UNDECODABLE, decode_any, decoder, sha256_hex
+from lash_cli.core.codec import UNDECODABLE, decode, decode_any, decoder, sha256_hex
 from lash_cli.core.content import TurnInput
 from lash_cli.core.frames import AgentFrame
 from lash_cli.core.graph import CausalRef, NodePayload
 from lash_cli.core.head_state import TurnState
+from lash_cli.core.ingress import TurnInputIngress
 from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.outcome import CancelGate
 from lash_cli.core.policy import PersistedSessionConfig
-from lash_cli.errors import CorruptNode
+from lash_cli.core.queued_work import MergeKey, QueuedWorkPayload
+from lash_cli.core.wait import Resolution
+from lash_cli.errors import CorruptNode, StoreUnusable
 from lash_cli.store.sqlite.deletion import OWNED
+from lash_cli.store.sqlite.journal import unpack
 from lash_cli.store.sqlite.lineage import HIDDEN_OF_RUN, Run, Segment, is_whole, key_at, runs_to_root, segments_of
 from lash_cli.store.sqlite.places import place_at, places, sql_place, sql_places
 from lash_cli.store.sqlite.stamps import StoredResult, StoredSummary
@@ -65,11 +70,11 @@ WHERE EXISTS (SELECT 1 FROM nodes n WHERE n.place {sql_places("s.session_key")}
 _USED_TWICE = (
     "SELECT session_id, 'deleted before' FROM sessions WHERE session_id IN (SELECT session_id FROM deleted_sessions)"
 )
-# Contract 02 §1: a pending row that names a turn is held by it, so the turn is there and unfinished.
+# Contract 02 §1, §3: a pending row that names a turn is held by it, so the turn is there and unfinished.
 _HELD_BY_NOBODY = """
-SELECT s.session_id, i.input_id FROM inputs i JOIN sessions s ON s.session_key = i.session_key
-WHERE i.state IN ('pending_active', 'deferred_next_turn') AND i.turn_id IS NOT NULL AND NOT EXISTS (
-    SELECT 1 FROM turns t WHERE t.session_key = i.session_key AND t.turn_id = i.turn_id AND t.state = 'running')
+SELECT s.session_id, r.{name} FROM {table} r JOIN sessions s ON s.session_key = r.session_key
+WHERE r.state IN ('pending_active', 'deferred_next_turn', 'pending') AND r.turn_id IS NOT NULL AND NOT EXISTS (
+    SELECT 1 FROM turns t WHERE t.session_key = r.session_key AND t.turn_id = r.turn_id AND t.state = 'running')
 """
 # Contract 01 §9.7: a reference has bytes behind it.
 _BYTES_MISSING = """
@@ -79,47 +84,49 @@ WHERE NOT EXISTS (SELECT 1 FROM blobs b WHERE b.hash = substr(a.attachment_ref, 
 """
 _BLOBS = "SELECT hash, content FROM blobs"
 _HAS_BLOB = "SELECT 1 FROM blobs WHERE hash = ?"
-_OF_TURNS = """
-SELECT s.session_id, t.turn_id, CAST(t.{column} AS BLOB) FROM turns t JOIN sessions s ON s.session_key = t.session_key
-WHERE t.{column} IS NOT NULL
-"""
-# Records that must decode: what they are read as, and how they are found, as the bytes that are stored.
-_RECORDS: Final[tuple[tuple[str, Any, str], ...]] = (
-    (
-        "node",
-        NodePayload,
-        "SELECT coalesce(s.session_id, '-'), n.node_id, CAST(n.body AS BLOB) FROM nodes n"
-        " LEFT JOIN sessions s ON s.session_key = n.session_key",
-    ),
-    (
-        "frame",
-        AgentFrame,
-        "SELECT s.session_id, f.frame_id, CAST(f.record AS BLOB) FROM frames f"
-        " JOIN sessions s ON s.session_key = f.session_key",
-    ),
-    (
-        "input",
-        TurnInput,
-        "SELECT s.session_id, i.input_id, CAST(i.input AS BLOB) FROM inputs i"
-        " JOIN sessions s ON s.session_key = i.session_key",
-    ),
-    ("configuration", PersistedSessionConfig, "SELECT session_id, session_id, CAST(config AS BLOB) FROM sessions"),
-    ("turn state", TurnState, "SELECT session_id, session_id, CAST(turn_state AS BLOB) FROM sessions"),
-    ("labels", dict[str, str], "SELECT session_id, session_id, CAST(labels AS BLOB) FROM sessions"),
-    (
-        "lease owner",
-        LeaseOwnerIdentity,
-        "SELECT session_id, session_id, CAST(lease_owner AS BLOB) FROM sessions WHERE lease_owner IS NOT NULL",
-    ),
-    ("summary of turn", StoredSummary, _OF_TURNS.format(column="summary")),
-    ("result of turn", StoredResult, _OF_TURNS.format(column="result")),
-    (
-        "cause of node",
-        CausalRef,
-        "SELECT coalesce(s.session_id, '-'), n.node_id, CAST(n.caused_by AS BLOB) FROM nodes n"
-        " LEFT JOIN sessions s ON s.session_key = n.session_key WHERE n.caused_by IS NOT NULL",
-    ),
+# What somebody waited for outlives its session, as evidence; it says which one that was.
+_RESOLUTIONS = (
+    "SELECT coalesce(session_id, '-'), key_id, CAST(resolution AS BLOB) FROM waits WHERE resolution IS NOT NULL"
 )
+
+
+def _stored(table: str, name: str, column: str, where: str = "1") -> str:
+    """The statement that finds a record as the bytes that are stored, with its session and by what it is named."""
+    return f"""
+SELECT coalesce(s.session_id, '-'), r.{name}, CAST(r.{column} AS BLOB) FROM {table} r
+LEFT JOIN sessions s ON s.session_key = r.session_key WHERE r.{column} IS NOT NULL AND {where}
+"""
+
+
+# A batch that was found not to decode is parked, and told of where the queue is; a settled one has no content.
+_IN_LINE: Final = "r.state = 'pending'"
+# Records that must decode: what they are read as, and how they are found. The plan of a turn belongs to the runtime.
+_RECORDS: Final[tuple[tuple[str, Any, str], ...]] = (
+    ("node", NodePayload, _stored("nodes", "node_id", "body")),
+    ("cause of node", CausalRef, _stored("nodes", "node_id", "caused_by")),
+    ("frame", AgentFrame, _stored("frames", "frame_id", "record")),
+    ("input", TurnInput, _stored("inputs", "input_id", "input")),
+    ("address of input", TurnInputIngress, _stored("inputs", "input_id", "ingress")),
+    # Empty for the next turn.
+    (
+        "first address of input",
+        TurnInputIngress,
+        _stored("inputs", "input_id", "submitted_ingress", "r.submitted_ingress <> ''"),
+    ),
+    ("content of batch", tuple[QueuedWorkPayload, ...], _stored("queued_work", "batch_id", "payloads", _IN_LINE)),
+    ("group of batch", MergeKey, _stored("queued_work", "batch_id", "merge_key", _IN_LINE)),
+    ("configuration", PersistedSessionConfig, _stored("sessions", "session_id", "config")),
+    ("turn state", TurnState, _stored("sessions", "session_id", "turn_state")),
+    ("labels", dict[str, str], _stored("sessions", "session_id", "labels")),
+    ("lease owner", LeaseOwnerIdentity, _stored("sessions", "session_id", "lease_owner")),
+    ("plan of turn", dict[str, Any], _stored("turns", "turn_id", "plan")),
+    ("summary of turn", StoredSummary, _stored("turns", "turn_id", "summary")),
+    ("result of turn", StoredResult, _stored("turns", "turn_id", "result")),
+    ("cancel gate of turn", CancelGate, _stored("turn_cancels", "turn_id", "gate")),
+    ("resolution of wait", Resolution, _RESOLUTIONS),
+)
+# Of what an effect brought only the effect itself knows what it must be.
+_PACKED: Final = tuple(_stored("effects", "replay_key", column) for column in ("outcome", "error"))
 
 
 class Broken(NamedTuple):
@@ -242,6 +249,15 @@ def _undecodable(connection: sqlite3.Connection) -> Iterator[Broken]:
                 yield Broken("record_undecodable", session_id, f"{what} {name}: {error}")
 
 
+def _damaged_results(connection: sqlite3.Connection) -> Iterator[Broken]:
+    for statement in _PACKED:
+        for session_id, name, stored in connection.execute(statement):
+            try:
+                decode_any(unpack(stored), object)
+            except (StoreUnusable, *UNDECODABLE) as error:
+                yield Broken("record_undecodable", session_id, f"result of effect {name}: {error}")
+
+
 def _missing_components(connection: sqlite3.Connection) -> Iterator[Broken]:
     for _, session_id, *_, components in connection.execute(_SESSIONS).fetchall():
         try:
@@ -250,8 +266,22 @@ def _missing_components(connection: sqlite3.Connection) -> Iterator[Broken]:
             yield Broken("record_undecodable", session_id, f"components: {error}")
             continue
         for name, ref in refs.items():
-            if connection.execute(_HAS_BLOB, (ref,)).fetchone() is None:
+            if not _has_blob(connection, ref):
                 yield Broken("blob_missing", session_id, f"{name} {ref}")
+
+
+def _missing_states(connection: sqlite3.Connection) -> Iterator[Broken]:
+    for session_id, name, record in connection.execute(_stored("frames", "frame_id", "record")).fetchall():
+        try:
+            ref = decode(record, AgentFrame).execution_state_ref
+        except UNDECODABLE:
+            continue  # told as a record
+        if ref is not None and not _has_blob(connection, ref):
+            yield Broken("blob_missing", session_id, f"execution state of frame {name} {ref}")
+
+
+def _has_blob(connection: sqlite3.Connection, ref: str) -> bool:
+    return connection.execute(_HAS_BLOB, (ref,)).fetchone() is not None
 
 
 def _changed_blobs(connection: sqlite3.Connection) -> Iterator[Broken]:
@@ -266,10 +296,13 @@ _RULES: Final[tuple[Callable[[sqlite3.Connection], Iterator[Broken]], ...]] = (
     _selected("frame_missing", _FRAME_MISSING),
     _selected("seq_reused", _SEQ_REUSED),
     _selected("id_used_twice", _USED_TWICE),
-    _selected("input_stuck", _HELD_BY_NOBODY),
+    _selected("input_stuck", _HELD_BY_NOBODY.format(table="inputs", name="input_id")),
+    _selected("batch_stuck", _HELD_BY_NOBODY.format(table="queued_work", name="batch_id")),
     _selected("blob_missing", _BYTES_MISSING),
     _broken_paths,
     _undecodable,
+    _damaged_results,
     _missing_components,
+    _missing_states,
     _changed_blobs,
 )
