@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from lash_cli.api.shared import SharedSession, outside_of_turns
 from lash_cli.core.attachments import has_bytes
 from lash_cli.core.codec import reread
 from lash_cli.core.content import TurnInput
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from weakref import WeakSet
 
     from lash_cli.api.queue import Notify, SessionQueue
-    from lash_cli.api.shared import SharedSession
 
 _log = logging.getLogger("lash.driver")
 
@@ -102,7 +102,7 @@ class AcrossProcesses:
         """What is to be driven is durable whoever hears of it: a driver that fails fails nobody's call."""
         assert self._driver is not None, "there is one to tell"
         try:
-            self._driver.notify(session_id, reason)
+            outside_of_turns(self._driver.notify, session_id, reason)
         except Exception:
             if self.host.is_strict:
                 raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -149,6 +149,16 @@ class Within:
 
 
 _WITHIN: ContextVar[Within | None] = ContextVar("lash_turn", default=None)
+
+
+def outside_of_turns(call: Callable[..., object], *args: object) -> None:
+    """Make a `call` that starts what no turn waits for, so that it belongs to none."""
+    if _WITHIN.get() is None:
+        call(*args)
+    else:
+        context = copy_context()
+        context.run(_WITHIN.set, None)
+        context.run(call, *args)
 
 
 def refuse_within_turn(is_meant: Callable[[SharedSession], bool]) -> None:

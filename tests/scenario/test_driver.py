@@ -238,6 +238,35 @@ async def test_what_a_tool_of_the_drivers_pass_asks_of_its_own_session_is_refuse
     assert await transcript(core) == ["go", "over"]
 
 
+async def test_a_pass_that_a_tool_has_begun_waits_for_the_turn_of_that_tool_as_any_other(make_core) -> None:
+    """Nobody waits for what the driver does, so it is not within the turn that told of it."""
+    is_driven = asyncio.Event()
+
+    @tool(name="hand_on")
+    async def hand_on(asked: Way, context: object) -> str:
+        """Leave something to another session, and go on until that is driven."""
+        await core.queue(asked.name).enqueue("configure")
+        await is_driven.wait()
+        return "handed on"
+
+    @tool(name="configure")
+    async def configure(asked: Way, context: object) -> str:
+        """Change the session that handed on."""
+        is_driven.set()
+        await session.configure(SessionConfigPatch(model=ModelSpec("other")))
+        return "changed"
+
+    steps = [calls(("c1", "hand_on", '{"name": "s2"}')), calls(("c2", "configure", '{"name": "s1"}'))]
+    caller = ScriptedCaller([*steps, text("over")], repeat=True)
+    core = make_core(caller, tools=[FunctionToolProvider([hand_on, configure])], queue_driver="inline")
+    session = await core.open_session(S)
+    await core.open_session("s2")
+    async with asyncio.timeout(WAIT_S):
+        await session.turn("go").run()
+        await drained(core)
+    assert session.policy_snapshot.model.id == "other"
+
+
 async def test_configure_waits_for_the_drivers_pass_too(make_core) -> None:
     caller = answering()
     caller.gate = asyncio.Event()
