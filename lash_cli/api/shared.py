@@ -131,20 +131,19 @@ class _InUse(msgspec.Struct, eq=False):
 class Within:
     """A running turn, as whatever it calls finds it, and the turn that was called from, as that of a session whose tool
     runs a turn of another. While its block is entered, what that calls, and the tasks that are started by it, belong to
-    the turn."""
+    the turn; those that go on behind it keep nothing of its session."""
 
-    __slots__ = ("_token", "is_over", "outer", "shared")
+    __slots__ = ("_token", "outer", "shared")
 
     def __init__(self, shared: SharedSession) -> None:
-        self.shared = shared
+        self.shared: SharedSession | None = shared
         self.outer = _WITHIN.get()
-        self.is_over = False
 
     def __enter__(self) -> None:
         self._token = _WITHIN.set(self)
 
     def __exit__(self, *_: object) -> None:
-        self.is_over = True
+        self.shared = None
         _WITHIN.reset(self._token)
 
 
@@ -166,11 +165,11 @@ def refuse_within_turn(is_meant: Callable[[SharedSession], bool]) -> None:
     wait for itself."""
     within = _WITHIN.get()
     while within is not None:
-        if not within.is_over and is_meant(within.shared):
+        shared = within.shared
+        if shared is not None and is_meant(shared):
             raise LashRuntimeError(
                 "session_in_turn",
-                f"session {within.shared.state.session_id} is in the turn this was called from, which would wait for"
-                " itself",
+                f"session {shared.state.session_id} is in the turn this was called from, which would wait for itself",
                 hint="enqueue what is to follow: it is run after the turn",
             )
         within = within.outer

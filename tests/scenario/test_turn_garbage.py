@@ -13,20 +13,26 @@ import os
 import threading
 import weakref
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.clock import LIMIT_S
 from support.driving import S
 from support.scripted import ScriptedCaller, SteppedCaller, calls, error, text
 from support.tools import NamedTools
 
-from lash_cli.api import ByInputId, LashCore, LashSession, ModelSpec, SqliteStore
+from lash_cli.api import ByInputId, FunctionToolProvider, LashCore, LashSession, ModelSpec, SqliteStore, tool
 from lash_cli.runtime.gate import GATE_POLL_S
 from lash_cli.store.sqlite import log
 
 TURNS = 5
 Doing = Callable[[LashSession], Awaitable[object]]
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
 
 
 async def _turn(session: LashSession) -> None:
@@ -99,26 +105,60 @@ async def test_a_turn_leaves_nothing_to_the_garbage_collector(make_core, answers
     assert left == []
 
 
-async def test_a_session_that_is_closed_is_let_go_of_while_others_go_on(make_core) -> None:
+class Held:
+    """What somebody keeps in a variable of his task."""
+
+
+HELD: ContextVar[Held] = ContextVar("held")
+
+
+async def test_a_turn_that_is_over_is_let_go_of_with_its_task_while_others_go_on(make_core) -> None:
     """The timers that turns share are not those of whichever turn was the first to need them."""
     quick, slow = SteppedCaller(), SteppedCaller()
     core: LashCore = make_core(quick)
     first, other = await core.open_session("first"), await core.open_session("other")
-    begun = asyncio.create_task(first.turn("one").run())
+
+    async def run(held: Held) -> None:
+        HELD.set(held)
+        await first.turn("one").run()
+
+    held = Held()
+    kept = weakref.ref(held)
+    begun = asyncio.create_task(run(held))
     await quick.parked.wait()
     running = asyncio.create_task(other.turn("two").provider(slow).run())
     await slow.parked.wait()
     quick.reply.set_result(text("done"))
     await begun
-    state = weakref.ref(first._state)
-    await first.close()
-    del first, begun
+    del held, begun
     await core.store.db.write(lambda connection: None, durable=False)
     await asyncio.sleep(3 * GATE_POLL_S)
     gc.collect()
-    assert state() is None
+    assert kept() is None
     slow.reply.set_result(text("done"))
     await running
+
+
+async def test_a_session_that_is_closed_is_let_go_of_whatever_its_tools_have_begun(make_core) -> None:
+    begun: list[asyncio.Task[None]] = []
+
+    @tool(name="begin")
+    async def begin(args: Nothing, context: object) -> str:
+        """Begin something that goes on behind the turn."""
+        begun.append(asyncio.create_task(asyncio.sleep(LIMIT_S)))
+        return "begun"
+
+    caller = ScriptedCaller([calls(("c1", "begin", "{}")), text("done")])
+    core: LashCore = make_core(caller, tools=[FunctionToolProvider([begin])])
+    session = await core.open_session(S)
+    await session.turn("one").run()
+    state = weakref.ref(session._state)
+    await session.close()
+    del session
+    await core.store.db.write(lambda connection: None, durable=False)
+    gc.collect()
+    assert state() is None
+    begun[0].cancel()
 
 
 async def test_a_core_that_is_dropped_without_being_closed_keeps_neither_threads_nor_files_open(
