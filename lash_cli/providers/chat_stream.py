@@ -81,7 +81,10 @@ class _Call:
         self.signature = ""
 
     def append(self, said: str) -> None:
-        """Take a piece of the arguments. An object that is said once more, whole and behind its pieces, counts once."""
+        """Take a piece of the arguments. An object that is said once more, whole and behind its pieces, counts once.
+        Nothing can follow an empty one: who begins with it, as gateways to Bedrock do, says the arguments now."""
+        if self.arguments == ["{}"] and said.strip():
+            self.arguments.clear()
         if not (said.startswith("{") and said == "".join(self.arguments) and self.is_complete):
             self.arguments.append(said)
 
@@ -141,7 +144,7 @@ class ChatAssembler(AnswerAssembler):
         parts = self._parts()
         refusal = "".join(self._refusal)
         ended = self.finish_reason or "stop"
-        reason = _TERMINAL_REASONS.get(ended, TerminalReason.PROVIDER_ERROR)
+        reason = _TERMINAL_REASONS.get(ended.lower(), TerminalReason.PROVIDER_ERROR)
         has_calls = any(isinstance(part, ToolCallPart) for part in parts)
         if reason in _PLAIN_REASONS:
             reason = TerminalReason.TOOL_USE if has_calls else TerminalReason.STOP
@@ -206,7 +209,8 @@ class ChatAssembler(AnswerAssembler):
         else:
             call = self._unnumbered(identity, name, position)
         call.id = call.id or identity
-        call.name = call.name or name
+        if name != call.name and not call.arguments:
+            call.name += name  # some send it in pieces, others once more with every piece
         said = _said(function)
         if said:
             call.append(said)
@@ -279,7 +283,7 @@ class ChatAssembler(AnswerAssembler):
 
 
 def _is_plain(finish_reason: str) -> bool:
-    return _TERMINAL_REASONS.get(finish_reason) in _PLAIN_REASONS
+    return _TERMINAL_REASONS.get(finish_reason.lower()) in _PLAIN_REASONS
 
 
 def _number(index: Any) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lash_cli.core.llm import LlmRequest
 from lash_cli.providers.access import Access
+from lash_cli.providers.assembling import objects_of
 from lash_cli.providers.attachments import AttachmentBytes
 from lash_cli.providers.chat_request import ChatEncoder, OutputCapField
 from lash_cli.providers.chat_stream import ChatAssembler
@@ -64,5 +65,7 @@ class OpenAiChatWire(EncodedWire[ChatEncoder]):
         return ChatAssembler(request.scope.request_id, self._encoder.route(request.model.id), provider_request_id)
 
     def failure_in(self, document: dict[str, Any]) -> Any:
-        """An `error` member, whatever else the chunk holds, or a whole document that calls itself one (vLLM)."""
-        return document.get("error") or (document if document.get("object") == "error" else None)
+        """An `error` member, of the chunk or of a choice (OpenRouter), whatever else they hold, or a whole document
+        that calls itself one (vLLM)."""
+        said = (place.get("error") for place in (document, *objects_of(document.get("choices"))))
+        return next(filter(None, said), document if document.get("object") == "error" else None)

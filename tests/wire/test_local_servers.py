@@ -303,6 +303,17 @@ async def test_an_error_of_openrouter_in_the_middle_of_a_stream_is_not_an_answer
     assert attempt.protocol_position == "output_started"
 
 
+@pytest.mark.parametrize("is_whole", [False, True])
+async def test_an_error_inside_of_a_choice_is_not_an_answer_either(is_whole: bool) -> None:
+    ended = {"index": 0, "finish_reason": "error", "error": {"code": 429, "message": "Somebody is busy"}}
+    said = {"role": "assistant", "content": ""}
+    whole = json_reply({"choices": [ended | {"message": said}]})
+    result, _ = await call(whole if is_whole else stream({"choices": [ended | {"delta": said}]}), max_attempts=1)
+    assert result.error is not None
+    assert (result.error.kind, result.error.status, result.error.retryable) == ("quota", 429, True)
+    assert "Somebody is busy" in result.error.message
+
+
 async def test_a_server_that_does_not_stream_is_understood_all_the_same() -> None:
     whole = json_reply(
         {"id": "chatcmpl-77", "model": "m", "choices": [
@@ -369,10 +380,12 @@ def with_arguments(*pieces: str) -> Reply:
         (('{"a":', "{}", "}"), '{"a":{}}'),
         (('{"a":[', "{}", ",", "{}", "]}"), '{"a":[{},{}]}'),
         (("{", "{", "}"), "{{}"),
+        (("{}", '{"city"', ':"Oslo"}'), '{"city":"Oslo"}'),
+        (("{}", "\n"), "{}\n"),
     ],
 )
 async def test_arguments_that_are_said_once_more_at_the_end_count_once(pieces: tuple[str, ...], arguments: str) -> None:
-    """vLLM does so for some models, and proxies that put a call together do."""
+    """vLLM does so for some models, and proxies that put a call together do; gateways to Bedrock begin with none."""
     result, _ = await call(with_arguments(*pieces), tools=True)
     assert result.response is not None
     assert [made.input_json for made in result.response.tool_calls] == [arguments]

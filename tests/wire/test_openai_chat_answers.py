@@ -232,6 +232,13 @@ async def test_a_name_that_is_repeated_with_every_piece_opens_no_call() -> None:
     assert [(name, said) for _, name, said in calls] == [("ls", '{"x":1}')]
 
 
+@pytest.mark.parametrize("names", [("edit_", "file"), ("edit_file", "edit_file")])
+async def test_a_name_in_pieces_is_one_name(names: tuple[str, ...]) -> None:
+    pieces = [[call_delta("", index=0, name=name)] for name in names]
+    calls = await told(*pieces, [call_delta("{}", index=0)])
+    assert [(name, said) for _, name, said in calls] == [("edit_file", "{}")]
+
+
 def test_a_long_call_whose_every_piece_is_named_is_not_read_again_with_each() -> None:
     assembler = ChatAssembler("r", "route")
     pieces = ['{"path":"a","content":"', *["some text "] * 20_000, '"}']
@@ -322,6 +329,8 @@ async def test_an_end_that_turns_out_to_be_a_cut_is_one() -> None:
         ("model_length", TerminalReason.OUTPUT_LIMIT),
         ("model_context_window_exceeded", TerminalReason.CONTEXT_OVERFLOW),
         ("sensitive", TerminalReason.CONTENT_FILTER),
+        ("STOP", TerminalReason.STOP),
+        ("MAX_TOKENS", TerminalReason.OUTPUT_LIMIT),
         ("refusal", TerminalReason.CONTENT_FILTER),
         ("abort", TerminalReason.PROVIDER_ERROR),
         ("weird", TerminalReason.PROVIDER_ERROR),
