@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support import responses
+from support import anthropic, gemini, responses
 from support.doubling import Number, doubling
 from support.driving import S
 from support.wire import ChatServer, RecordedRequest, Reply, error_reply, hang_reply, text_reply, tool_calls_reply
@@ -63,9 +63,42 @@ def mistral_api(messages: list[dict[str, Any]]) -> str | None:
     return None
 
 
-def in_items(reply: Reply) -> Reply:
-    """A whole answer of the Chat Completions wire as one of the Responses wire; what is none stays as it is."""
-    if reply.status != 200 or reply.ending != "complete":
+def gemini_api(contents: list[dict[str, Any]]) -> str | None:
+    """What Google's API says: the results of all calls follow them at once, and nothing else does."""
+
+    def of(content: dict[str, Any], kind: str) -> int:
+        return sum(kind in part for part in content["parts"])
+
+    for before, after in itertools.pairwise([{"role": "", "parts": []}, *contents, {"role": "", "parts": []}]):
+        if of(after, "functionCall") and before["role"] != "user":
+            return "Please ensure that function call turn comes immediately after a user turn."
+        if of(after, "functionResponse") != of(before, "functionCall"):
+            return "Please ensure that the number of function response parts is that of the function call parts."
+        if of(after, "functionResponse") not in (0, len(after["parts"])):
+            return "A function response turn holds something else."
+        if any(not part.get("text", "x") for part in after["parts"]):
+            return "A text parameter must not be empty."
+    return None
+
+
+def anthropic_api(messages: list[dict[str, Any]]) -> str | None:
+    """What Anthropic's API and those that follow it say."""
+    ends = {"role": "", "content": []}
+    for before, after in itertools.pairwise([ends, *messages, ends]):
+        if before["role"] == after["role"]:
+            return "messages: roles must alternate between user and assistant"
+        used = [block["id"] for block in before["content"] if block["type"] == "tool_use"]
+        answered = [block["tool_use_id"] for block in after["content"][: len(used)] if block["type"] == "tool_result"]
+        if sorted(used) != sorted(answered):
+            return "`tool_use` ids were found without `tool_result` blocks immediately after"
+        if any(block["type"] == "text" and not block["text"].strip() for block in after["content"]):
+            return "messages: text content blocks must contain non-whitespace text"
+    return None
+
+
+def spoken(reply: Reply, path: str) -> Reply:
+    """A whole answer of the Chat Completions wire as one of the wire behind `path`; what is none stays as it is."""
+    if reply.status != 200 or reply.ending != "complete" or path.endswith("/completions"):
         return reply
     documents = [json.loads(line[6:]) for line in reply.body.decode().splitlines() if line.startswith("data: {")]
     deltas = [choice["delta"] for document in documents for choice in document["choices"]]
@@ -75,6 +108,15 @@ def in_items(reply: Reply) -> Reply:
         call = calls.setdefault(delta["index"], {"id": delta.get("id", ""), "name": "", "arguments": ""})
         for name in ("name", "arguments"):
             call[name] += delta["function"].get(name, "")
+    if "Content" in path:
+        parts = [gemini.text(text)] if text else []
+        parts += [gemini.call(call["name"], json.loads(call["arguments"]), id=call["id"]) for call in calls.values()]
+        return gemini.streamed(gemini.document(*parts, finish="STOP"))
+    if path.endswith("/messages"):
+        blocks = anthropic.text_block(0, text) if text else []
+        for index, call in enumerate(calls.values(), 1):
+            blocks += anthropic.call_block(index, call["name"], call["arguments"], call["id"])
+        return anthropic.stream_reply(anthropic.start(), *blocks, *anthropic.ended())
     items = [responses.message(text)] if text else []
     items += [
         responses.call(call["name"], call["arguments"], call_id=call["id"], identity=f"fc_{number}")
@@ -93,13 +135,13 @@ class Strict:
         self.said: list[dict[str, Any]] = []
 
     def __call__(self, request: RecordedRequest) -> Any:
-        self.said = request.json["messages"] if "messages" in request.json else as_messages(request.json["input"])
+        said = next(request.json[name] for name in ("messages", "contents", "input") if name in request.json)
+        self.said = as_messages(said) if "input" in request.json else said
         refusal = next((found for check in self.checks if (found := check(self.said))), None)
         if refusal is not None:
             self.refusals.append(refusal)
             return error_reply(400, {"error": {"message": refusal, "type": "BadRequestError", "code": 400}})
-        answer = self.script.pop(0) if self.script else text_reply("fine")
-        return answer if "messages" in request.json else in_items(answer)
+        return spoken(self.script.pop(0) if self.script else text_reply("fine"), request.path.partition("?")[0])
 
 
 def as_messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -129,7 +171,8 @@ def core_of(
     kind: str = "openai_chat",
     **more: Any,
 ) -> LashCore:
-    caller = provider(kind, name="local", base_url=server.base_url, **{"max_attempts": 1} | options)
+    base_url = server.base_url.removesuffix("/v1") if kind == "anthropic" else server.base_url
+    caller = provider(kind, name="local", base_url=base_url, **{"max_attempts": 1} | options)
     return make_core(caller, **more)
 
 
@@ -213,23 +256,42 @@ async def interrupted_among_tools(core: LashCore, server: ChatServer, strict: St
         assert (await session.turn(PICTURE).run()).result.assistant_message() == "fine"
 
 
+def speaking_core(server: ChatServer, make_core: Callable[..., LashCore], **how: Any) -> LashCore:
+    """A core with a tool during which the user says something."""
+    cores: list[LashCore] = []
+
+    @tool(name="speak")
+    async def speak(arguments: Number, context: ToolContext) -> str:
+        await cores[0].inject_turn_input(S, context.turn_id, "k", "and this")
+        return "done"
+
+    cores.append(core_of(server, make_core, tools=[doubling(), FunctionToolProvider([speak])], **how))
+    return cores[0]
+
+
+@pytest.mark.parametrize(("kind", "check"), [("google", gemini_api), ("anthropic", anthropic_api)])
+async def test_no_wire_is_refused_for_the_order_of_a_conversation_among_tools(
+    make_core, kind: str, check: Check
+) -> None:
+    strict = Strict(check)
+    async with ChatServer(default=strict) as server:
+        core = speaking_core(server, make_core, options={"key": "sk-test-0001"}, kind=kind)
+        await interrupted_among_tools(core, server, strict)
+        async with await core.open_session(S) as session:
+            strict.script = [error_reply(500), text_reply("fine")]
+            await session.turn("five").run()
+            assert (await session.turn("six").run()).result.assistant_message() == "fine"
+    assert strict.refusals == []
+
+
 @pytest.mark.parametrize("kind", ["openai_chat", "openai_responses"])
 @pytest.mark.parametrize("checks", [(mistral_template,), (mistral_api,), (mistral_template, mistral_api)])
 async def test_mistral_takes_a_conversation_whose_tools_were_not_answered(
     make_core, checks: tuple[Check, ...], kind: str
 ) -> None:
-    holder: list[LashCore] = []
-
-    @tool(name="speak")
-    async def speak(arguments: Number, context: ToolContext) -> str:
-        await holder[0].inject_turn_input(S, context.turn_id, "k", "and this")
-        return "done"
-
     strict = Strict(*checks)
     async with ChatServer(default=strict) as server:
-        tools = [doubling(), FunctionToolProvider([speak])]
-        core = core_of(server, make_core, options={"conversation_dialect": "mistral"}, tools=tools, kind=kind)
-        holder.append(core)
+        core = speaking_core(server, make_core, options={"conversation_dialect": "mistral"}, kind=kind)
         await interrupted_among_tools(core, server, strict)
         assert strict.refusals == []
         said = [(message["role"], message["content"]) for message in strict.said]
