@@ -9,6 +9,7 @@ carry is refused before anything is read or sent.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, NoReturn, Protocol
 
@@ -163,11 +164,13 @@ class Encoder(Protocol):
 class RequestAttachments:
     """The bytes at hand while one request is written; its `bytes_of` is what encoders are built with.
 
-    Writing never suspends, so one of these serves all requests of a provider.
+    Writing never suspends, so one of these serves all requests of a provider. It is where requests are written, one
+    after another whatever the loop they come from: what encoders keep of conversations is theirs alone meanwhile.
     """
 
     def __init__(self) -> None:
         self._at_hand: dict[str, bytes] = {}
+        self._writing = threading.Lock()
 
     def bytes_of(self, source: Stored) -> bytes:
         """The bytes of `source`; raises `StoredAttachmentNeeded`."""
@@ -184,15 +187,21 @@ class RequestAttachments:
         """
         read: dict[str, bytes] = {}
         while True:
-            self._at_hand = read
             try:
-                return wire.body(request)
+                return self._written(wire, request, read)
             except StoredAttachmentNeeded as needed:
                 if request.fetch is None:
                     raise
                 for source in (needed.source, *_stored_in_tail(request)):
                     if source.attachment_ref not in read:
                         read[source.attachment_ref] = await _read(request, source)
+
+    def _written(self, wire: Encoder, request: LlmRequest, read: dict[str, bytes]) -> bytes:
+        """The request body by what was read; raises what the wire raises."""
+        with self._writing:
+            self._at_hand = read
+            try:
+                return wire.body(request)
             finally:
                 self._at_hand = {}
 

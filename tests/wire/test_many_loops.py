@@ -17,6 +17,7 @@ from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.llm import LlmRequest, LlmScope, StreamEvent
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.protocols import ModelCaller
+from lash_cli.providers.attachments import RequestAttachments
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.providers.limiter import RateLimiter, RateLimits
 from lash_cli.system import SystemClock
@@ -72,6 +73,27 @@ def test_each_loop_keeps_its_connection_whatever_the_others_do() -> None:
 
         in_loops_of_their_own(*[work] * LOOPS)
         assert server.connections == LOOPS
+
+
+def test_requests_are_written_one_after_another() -> None:
+    """What is kept of conversations between calls belongs to whoever writes, for as long as that takes."""
+    writing: list[int] = []
+
+    class Writer:
+        def body(self, request: LlmRequest) -> bytes:
+            writing.append(threading.get_ident())
+            time.sleep(0.02)
+            assert set(writing) == {threading.get_ident()}
+            writing.clear()
+            return b""
+
+    attachments = RequestAttachments()
+
+    async def work() -> None:
+        for _ in range(CALLS):
+            await attachments.body(Writer(), REQUEST)
+
+    in_loops_of_their_own(*[work] * LOOPS)
 
 
 def test_a_place_that_one_loop_gives_back_is_taken_in_another() -> None:
