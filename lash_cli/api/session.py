@@ -132,7 +132,8 @@ class LashSession(QueueVerbs):
         return provider_status(self._shared.host.providers, self._state.policy.provider_id)
 
     def read_view(self) -> SessionReadView:
-        """A picture of the committed transcript; cheap, and immune to later turns."""
+        """A picture of the committed transcript as this handle knows it; cheap, and immune to later turns. What others
+        committed since is in it after a `refresh`, or a turn."""
         return self._state.read_view()
 
     def usage_report(self) -> SessionUsageReport:
