@@ -16,7 +16,7 @@ from lash_cli.core.activity import PluginRuntime
 from lash_cli.core.codec import Record, encode, sha256_hex
 from lash_cli.core.content import Message
 from lash_cli.core.graph import CausalRef
-from lash_cli.core.ingress import TurnInputCompletion
+from lash_cli.core.ingress import Boundary, TurnInputCompletion
 from lash_cli.core.llm import LlmCallResult
 from lash_cli.core.queued_work import QueuedWorkCompletion
 from lash_cli.core.tool_definition import ToolExecutionGrant
@@ -120,7 +120,7 @@ class ToolHookCommand(Record, tag="tool_hook", tag_field="kind"):
 class CheckpointCommand(Record, tag="checkpoint", tag_field="kind"):
     """A boundary at which queued input may enter the turn."""
 
-    checkpoint: Literal["after_work", "before_completion"]
+    checkpoint: Boundary
 
 
 # The longest a turn waits: for ever, as far as anybody can tell. When it ends is a moment that 64 bits can hold.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from lash_cli.views.counts import short_count
 from lash_cli.views.safe_text import Clean, preview, safe_line
 from lash_cli.views.tables import display_width, truncate
+from lash_cli.views.times import stopwatch
 
 PREVIEW_CHARS = 48
 
@@ -125,8 +126,7 @@ def _lease(standing: ToolbarStanding) -> str | None:
 def _turn(standing: ToolbarStanding, glyphs: ChatGlyphs) -> str | None:
     if standing.elapsed_ms is None:
         return standing.status
-    minutes, seconds = divmod(max(0, standing.elapsed_ms) // 1000, 60)
     step = f" step {standing.step}" if standing.step else ""
     turn = f" turn {standing.turn}" if standing.turn is not None else ""
     word = "" if standing.status == "running" else f" {standing.status}"
-    return f"{glyphs.running}{turn}{step}{word} {minutes:02d}:{seconds:02d}"
+    return f"{glyphs.running}{turn}{step}{word} {stopwatch(standing.elapsed_ms)}"

@@ -14,6 +14,7 @@ from lash_cli.views.counts import short_count
 from lash_cli.views.safe_text import Clean, preview, safe_line
 from lash_cli.views.tables import display_width, truncate
 from lash_cli.views.tail_text import LABEL_WIDTH, Row, clock, event_row, tool_words, whole_tool_text
+from lash_cli.views.times import stopwatch
 
 MAX_LINES = 10
 _FRAME_LINES = 5  # header, rule, queue, usage, gap
@@ -217,7 +218,7 @@ class TailPicture:
 
     def _header(self, standing: SessionStanding, now_ms: int, width: int) -> Line:
         """The slots in their order; where they do not all fit, the less important ones give way."""
-        dead = standing.is_holder_dead
+        dead, started_at_ms = standing.is_holder_dead, standing.turn_started_at_ms
         turn = standing.turn_id and f"turn {standing.turn_id}" + (f" step {self._step}" if self._step else "")
         slots: list[tuple[float, str | None]] = [
             (0, self._clean(standing.name)),
@@ -226,7 +227,7 @@ class TailPicture:
             (1, standing.status),
             (0.7, "paused" if standing.is_paused else None),
             (3, turn),
-            (4, None if dead else _elapsed(standing.turn_started_at_ms, now_ms)),
+            (4, None if dead or started_at_ms is None else stopwatch(now_ms - started_at_ms)),
             # That nobody works on it any more is the last thing to give way.
             (0.5 if dead else 2, _holder(standing)),
             (4.5, None if dead or standing.holder is None else f"lease {max(0, standing.lease_ms) // 1000}s"),
@@ -299,13 +300,6 @@ def _holder(standing: SessionStanding) -> str | None:
     if standing.is_holder_dead:
         return f"dead: {standing.holder or 'its holder'}"
     return None if standing.holder is None else f"holder {standing.holder}"
-
-
-def _elapsed(started_at_ms: int | None, now_ms: int) -> str | None:
-    if started_at_ms is None:
-        return None
-    minutes, seconds = divmod(max(0, now_ms - started_at_ms) // 1000, 60)
-    return f"{minutes:02d}:{seconds:02d}"
 
 
 def _slots_width(slots: set[tuple[float, str | None]]) -> int:

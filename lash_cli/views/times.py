@@ -36,6 +36,12 @@ def duration(milliseconds: int) -> str:
     return f"{value // _DAY_MS}d {value % _DAY_MS // _HOUR_MS}h"
 
 
+def stopwatch(milliseconds: int) -> str:
+    """A length of time that is still growing, `02:05`."""
+    minutes, seconds = divmod(max(0, milliseconds) // _SECOND_MS, 60)
+    return f"{minutes:02d}:{seconds:02d}"
+
+
 def age_since(moment: str, now_ms: int) -> str:
     """`age` of an RFC 3339 time."""
     from datetime import datetime  # programs are told the time itself (design D16)

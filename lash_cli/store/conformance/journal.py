@@ -1,9 +1,4 @@
-"""Laws of the effect journal (contract 03 §2.6), for any backend.
-
-A backend's test module subclasses `JournalLaws` and provides two fixtures:
-`open_store`, which opens one more handle of the same storage, and `clock`, the
-clock all handles use.
-"""
+"""Laws of the effect journal (contract 03 §2.6), for any backend. Needs the fixtures that `factory` describes."""
 
 from __future__ import annotations
 
