@@ -233,13 +233,27 @@ async def _library_faults(position: str) -> AsyncIterator[None]:
             protocol_position=position,
         ) from None
     except (httpx2.HTTPError, httpx2.StreamError) as error:
+        said = _tls_problem(error) or f"{error}{_proxy_hint(error)}" or _unsaid(error)
         raise LlmTransportError(
-            f"the connection to the provider failed: {_tls_problem(error) or str(error) or _unsaid(error)}",
+            f"the connection to the provider failed: {said}",
             kind="transport",
             code=_snake(error),
             retryable=True,
             protocol_position=position,
         ) from error
+
+
+def _proxy_hint(error: Exception) -> str:
+    """What to look at where nobody could be connected to: the library does not say that it was a proxy."""
+    import httpx2
+
+    if not isinstance(error, httpx2.ConnectError):
+        return ""
+    from urllib.request import getproxies_environment, proxy_bypass
+
+    url = error.request.url
+    is_proxied = {url.scheme, "all"} & getproxies_environment().keys() and not proxy_bypass(url.host)
+    return f"; a proxy is set, check {_set_names(_PROXIES)}" if is_proxied else ""
 
 
 def _unsaid(error: Exception) -> str:

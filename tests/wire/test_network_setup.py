@@ -86,6 +86,27 @@ async def test_a_proxy_that_refuses_is_named_by_its_number_and_its_words_are_not
     assert result.error.message == "the proxy refused to connect (407); check HTTPS_PROXY"
 
 
+async def test_who_cannot_connect_behind_a_proxy_is_told_that_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://me:proxypassword@127.0.0.1:9")
+    result = await call("http://provider.invalid/v1")
+    assert (result.error.code, result.error.retryable) == ("connect_error", True)
+    assert result.error.message.endswith("; a proxy is set, check HTTP_PROXY")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    result = await call("http://127.0.0.1:9/v1")
+    assert result.error.code == "connect_error" and "proxy" not in result.error.message
+
+
+async def test_calls_go_through_a_proxy_and_past_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with ChatServer(default=text_reply("hello")) as proxy, ChatServer(default=text_reply("hello")) as server:
+        monkeypatch.setenv("HTTP_PROXY", proxy.base_url.removesuffix("/v1"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        for address, asked in (("http://provider.invalid/v1", proxy), (server.base_url, server)):
+            assert (await call(address)).error is None
+            assert [request.path for request in asked.requests][-1].endswith("/v1/chat/completions")
+        assert (len(proxy.requests), len(server.requests)) == (1, 1)
+        assert proxy.requests[0].path.startswith("http://provider.invalid/")
+
+
 @pytest.mark.parametrize(
     "headers",
     [
