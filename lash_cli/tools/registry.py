@@ -339,7 +339,7 @@ class ToolRegistry:
             )
 
     def _is_callable(self, entry: Entry) -> bool:
-        return entry.member and entry.live is not None and not entry.is_hidden(self._hidden)
+        return entry.member and entry.live is not None  # what is hidden is no member
 
     def _resolved(self, surface: Surface, entry: Entry) -> ResolvedTool | None:
         if entry.live is None or not self._is_callable(entry):

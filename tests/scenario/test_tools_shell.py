@@ -19,8 +19,9 @@ from support.tools import Workbench, failure_of, value_of
 
 import lash_cli
 from lash_cli.core.tools import FailureClass, project_output
+from lash_cli.system import SystemClock
 from lash_cli.tools import process_group
-from lash_cli.tools.process_group import session_members
+from lash_cli.tools.process_group import GroupProcess, ProcessGroups, session_members
 from lash_cli.tools.shell import (
     BUFFER_BYTES,
     SHOWN_AT_ONCE_BYTES,
@@ -370,6 +371,41 @@ async def test_a_killed_guard_is_replaced(bench: Workbench) -> None:
         os.kill(pid, signal.SIGKILL)
     await until_dead(*guards)
     assert value_of(await bench.call("exec_command", cmd="echo on"))["output"] == "on\n"
+
+
+async def test_a_guard_that_takes_the_place_of_a_killed_one_guards_what_runs_already() -> None:
+    groups = ProcessGroups(SystemClock())
+
+    async def start(command: str) -> GroupProcess:
+        environment = {"PATH": os.defpath}
+        arguments = ("/bin/sh", "-c", command)
+        return await groups.start(arguments, sink=lambda _: None, environment=environment, directory=Path("/"))
+
+    running = await start("sleep 1000")
+    for _ in range(2):
+        guard = groups._guard
+        assert guard is not None and guard.stdin is not None
+        assert Path(f"/proc/{guard.pid}/environ").read_bytes() == b""
+        guard.kill()
+        guard.wait()
+        await (await start("true")).finish()
+    assert is_alive(running.session)
+    guard = groups._guard
+    assert guard is not None and guard.stdin is not None
+    guard.stdin.close()  # as when we are killed
+    await until_dead(running.session)
+    guard.wait()
+    groups._guard = None
+    await groups.aclose()
+
+
+async def test_a_group_is_killed_once_because_its_number_may_be_somebody_elses_then(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed: list[tuple[int, signal.Signals]] = []
+    monkeypatch.setattr(process_group, "kill_session", lambda session, number: killed.append((session, number)))
+    await bench.call("exec_command", cmd="true")
+    assert [number for _, number in killed] == [signal.SIGKILL]
 
 
 def test_a_shell_that_speaks_another_language_is_not_the_default() -> None:

@@ -447,10 +447,11 @@ async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_
     asked = asyncio.Event()
     ran: list[int] = []
 
-    @tool(name="danger", approval="execute")
-    async def danger(args: Number, context: object) -> int:
+    async def note(args: Number, context: object) -> int:
         ran.append(args.value)
         return 1
+
+    danger = tool(name="danger", approval="execute", prepare=note)(note)
 
     class AskForever:
         async def decide(self, manifest: object, call: object) -> str | None:

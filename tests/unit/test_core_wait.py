@@ -55,6 +55,7 @@ def test_every_promise_of_a_scope_has_a_key_of_its_own() -> None:
         {"key_id": "0" * 64},
         {"signature": "0" * 64},
         {"signature": "é"},
+        {"signature": "\ud800"},
         {"signature": ""},
     ],
 )

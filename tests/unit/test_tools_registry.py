@@ -9,12 +9,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support.tools import NamedTools, ShyTools
+from support.tools import GrantedTools, NamedTools, ShyTools
 
 from lash_cli.core.codec import decode, encode
 from lash_cli.core.tool_shapes import PreservedReferences
 from lash_cli.core.tools import SafeRetry, ToolManifest, ToolState, ToolStateEntry
 from lash_cli.errors import GenerationMismatch, ReconfigureError
+from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.registry import ToolRegistry
 from lash_cli.tools.surface import MAX_GENERATION
 
@@ -317,6 +318,19 @@ def test_hidden_tools_cannot_be_reached_by_name_id_membership_or_rebuild() -> No
     assert names(made) == ["a", "b"]
 
 
+def test_no_grant_reaches_a_hidden_tool_under_another_name() -> None:
+    made = registry(hidden=("secret",))
+    source = GrantedTools(("deferred.secret", "secret"), source_id="live:9")
+    made.upsert_source("live:9", source)
+    disguised = source.grant("secret")
+    disguised = msgspec.structs.replace(disguised, manifest=msgspec.structs.replace(disguised.manifest, name="plain"))
+    for grant in (source.grant("secret"), disguised):
+        with pytest.raises(ToolFault) as caught:
+            made.granted(grant)
+        assert caught.value.code == "tool_unavailable"
+    assert made.granted(source.grant("open")).manifest.name == "open"
+
+
 def test_resolving_asks_no_provider_and_a_contract_is_asked_for_one_tool_only() -> None:
     source = NamedTools(("t.a", "a"), ("t.b", "b"))
     made = ToolRegistry()
@@ -335,6 +349,11 @@ def test_cold_restore_of_its_own_snapshot_adopts_the_generation_and_reports_no_c
     report = reopened.restore_state(saved.export_state())
     assert (report.generation, report.orphaned, report.changed) == (2, (), False)
     assert reopened.export_state() == saved.export_state()
+    parted = registry(("t.a", "a"))
+    for source_id, tool in (("live:1", ("t.b", "b")), ("live:2", ("t.c", "c")), ("live:3", ("t.d", "d"))):
+        parted.upsert_source(source_id, NamedTools(tool))
+    adopted = msgspec.structs.replace(parted.export_state(), generation=2)
+    assert (parted.generation, parted.restore_state(adopted).generation) == (4, 2)
 
 
 def test_cold_restore_keeps_the_opt_out_adds_new_tools_and_wants_to_be_persisted() -> None:

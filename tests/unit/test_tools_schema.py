@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from lash_cli.tools.schema import ArgumentsInvalid, SchemaRefused, ValidatorCache, check_schema, parse_arguments
+from lash_cli.tools.schema import (
+    MAX_SCHEMA_DEPTH,
+    ArgumentsInvalid,
+    SchemaRefused,
+    ValidatorCache,
+    check_schema,
+    parse_arguments,
+)
 
 PERSON: dict[str, Any] = {
     "type": "object",
@@ -135,6 +142,12 @@ def test_a_bottomless_schema_is_refused() -> None:
         schema = {"properties": {"a": schema}}
     with pytest.raises(SchemaRefused):
         check_schema(schema)
+    deep: dict[str, Any] = {}
+    for _ in range(MAX_SCHEMA_DEPTH):
+        deep = {"not": deep}
+    check_schema(deep)
+    with pytest.raises(SchemaRefused, match=f"deeper than {MAX_SCHEMA_DEPTH} levels"):
+        check_schema({"items": deep})
 
 
 @pytest.mark.parametrize(
