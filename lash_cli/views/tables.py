@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from lash_cli.views.safe_text import safe_line
+from lash_cli.views.safe_text import ascii_text, safe_line
 
 GAP = "  "
 _ELLIPSIS = "…"
@@ -52,7 +52,9 @@ def columns(
     """Aligned lines with the header first; no trailing newline. `width` None never truncates. The columns of these
     numbers hold `figures`, which stand against their right edge."""
     mark = "..." if ascii_only else _ELLIPSIS
-    cells = [[safe_line(cell) for cell in row] for row in (header, *rows)]
+    # What `--ascii` makes of a character is longer than it, so it is made before anything is measured.
+    shown = (lambda cell: ascii_text(safe_line(cell))) if ascii_only else safe_line
+    cells = [[shown(cell) for cell in row] for row in (header, *rows)]
     widths = [max(display_width(row[index]) for row in cells) for index in range(len(header))]
     if width is not None and width > 0:
         _shrink(widths, width)

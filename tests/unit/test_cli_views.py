@@ -87,6 +87,16 @@ def test_without_a_width_nothing_is_cut():
     assert "x" * 500 in tables.columns(("A",), [("x" * 500,)])
 
 
+def test_columns_stay_aligned_where_characters_beyond_ascii_become_escapes():
+    rows = [("é", "x"), ("日本", "y"), ("plain", "z")]
+    aligned = "A             B\n\\xe9          x\n\\u65e5\\u672c  y\nplain         z"
+    assert tables.columns(("A", "B"), rows, ascii_only=True) == aligned
+    assert (
+        tables.columns(("A", "B"), rows, ascii_only=True, width=11)
+        == "A         B\n\\xe9      x\n\\u65e...  y\nplain     z"
+    )
+
+
 def test_a_moment_is_told_in_utc_and_a_span_in_its_two_largest_units():
     assert rfc3339(0) == "1970-01-01T00:00:00.000Z"
     assert rfc3339(1_700_000_000_123) == "2023-11-14T22:13:20.123Z"
