@@ -123,7 +123,11 @@ def _whole_prompt_from_stdin(kind: StdinKind, wait_seconds: float | None) -> str
         )
     if kind not in (StdinKind.FILE, StdinKind.FIFO):
         reason = "stdin is not read" if current().no_stdin else "stdin is neither a file nor a pipe"
-        raise UsageError(f"the prompt is empty: no PROMPT was given and {reason}", code="empty_prompt")
+        raise UsageError(
+            f"the prompt is empty: no PROMPT was given and {reason}",
+            code="empty_prompt",
+            hint="give it as an argument, behind the SESSION: what stands alone is taken for one",
+        )
     text = _decode(_read_all(kind, wait_seconds, has_prompt=False))
     if not text.strip():
         raise UsageError("the prompt is empty", code="empty_prompt", hint="stdin held no text; nothing was sent")
