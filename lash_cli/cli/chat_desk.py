@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.documents import session_status
 from lash_cli.cli.exit_status import SIGNAL_EXIT_BASE
 from lash_cli.cli.invocation import Invocation
 from lash_cli.cli.output import safe
-from lash_cli.cli.signals import die_of, given_back, kill_beyond, write_at_once
+from lash_cli.cli.signals import die_of, given_back, handling, kill_beyond, write_at_once
 from lash_cli.cli.tail_keys import restore
 from lash_cli.cli.tail_watched import holder_words
 from lash_cli.errors import ConfigError, LashError
@@ -219,7 +219,6 @@ class ChatDesk:
 def hang_up_signals(client: ChatClient, interrupt: Callable[[], None], *, is_drawn: bool) -> Iterator[None]:
     """While inside, SIGTERM and SIGHUP end the chat in order, a second one kills, and SIGINT is Ctrl-C. `is_drawn` says
     that the chat takes the terminal's keys and draws on it."""
-    loop = asyncio.get_running_loop()
     received: list[int] = []
 
     def end(number: signal.Signals) -> None:
@@ -228,21 +227,10 @@ def hang_up_signals(client: ChatClient, interrupt: Callable[[], None], *, is_dra
         received.append(number)
         client.stop("signal", status=SIGNAL_EXIT_BASE + number)
 
-    handled = [number for number in (signal.SIGINT, *_ENDING) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.getsignal(number) for number in handled}
-    for number in handled:
-        if number == signal.SIGINT:
-            loop.add_signal_handler(number, interrupt)
-        else:
-            loop.add_signal_handler(number, end, number)
-    kill_beyond(1, [number for number in handled if number in _ENDING])
-    try:
+    with handling({signal.SIGINT: interrupt, **{number: partial(end, number) for number in _ENDING}}) as handled:
+        kill_beyond(1, [number for number in handled if number in _ENDING])
         with given_back(_terminal_as_it_is()) if is_drawn else contextlib.nullcontext():
             yield
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
 
 
 def _terminal_as_it_is() -> Callable[[], None]:

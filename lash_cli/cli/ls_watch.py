@@ -20,8 +20,7 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.following import Following, FollowLines, following, require_stream_format
 from lash_cli.cli.invocation import current
 from lash_cli.cli.reading import reading_store
-from lash_cli.cli.signals import given_back, write_at_once
-from lash_cli.cli.tail_keys import handling
+from lash_cli.cli.signals import given_back, handling, write_at_once
 from lash_cli.errors import LashError
 from lash_cli.store.base import RuntimePersistence
 from lash_cli.system import SystemClock
@@ -59,7 +58,7 @@ async def watch_sessions(listing: ListSessions, limit: int) -> int:
             shown = _Plain(state)
         else:
             shown = _Screen(state)
-        with _resizes(shown), shown.open():
+        with handling({signal.SIGWINCH: shown.touch}), shown.open():
             try:
                 while not state.is_over:
                     await _watch_store(state, listing, limit, shown)
@@ -230,17 +229,3 @@ def _lasting(item: Document) -> Document:
     """A session without what changes by the mere passing of time: a lease that is renewed is no news."""
     lease = item["lease"]
     return item if lease is None else {**item, "lease": {**lease, "expires_at": None, "expires_in_ms": None}}
-
-
-@contextmanager
-def _resizes(shown: _Plain) -> Iterator[None]:
-    """Draw again when the terminal gets another size."""
-    if not hasattr(signal, "SIGWINCH"):
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGWINCH, shown.touch)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGWINCH)

@@ -20,8 +20,9 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -58,7 +59,6 @@ def turn_signals(
 
     Call it from a coroutine. The handlers of before are back in force on exit.
     """
-    loop = asyncio.get_running_loop()
     state = SignalState()
     count = 0
 
@@ -74,19 +74,31 @@ def turn_signals(
     def suspend(number: signal.Signals) -> None:
         assert before_stop is not None
         before_stop()
+        loop = asyncio.get_running_loop()
         loop.remove_signal_handler(number)
         die_of(number)
         # Somebody let the process go on.
         loop.add_signal_handler(number, suspend, number)
 
-    wanted = HANDLED if before_stop is None else (*HANDLED, signal.SIGTSTP)
-    before = {number: signal.getsignal(number) for number in wanted}
-    handled = [number for number in wanted if before[number] != signal.SIG_IGN]  # nohup stays in force
-    for number in handled:
-        loop.add_signal_handler(number, suspend if number == signal.SIGTSTP else handle, number)
-    kill_beyond(1 if on_second is None else 2, [number for number in handled if number in HANDLED])
-    try:
+    handlers = {number: partial(handle, number) for number in HANDLED}
+    if before_stop is not None:
+        handlers[signal.SIGTSTP] = partial(suspend, signal.SIGTSTP)
+    with handling(handlers) as handled:
+        kill_beyond(1 if on_second is None else 2, [number for number in handled if number in HANDLED])
         yield state
+
+
+@contextmanager
+def handling(handlers: Mapping[signal.Signals, Callable[[], object]]) -> Iterator[list[signal.Signals]]:
+    """While inside, the running loop makes these calls for these signals, but for those that are ignored: nohup stays
+    in force. Gives those it handles; the handlers of before are back in force on exit."""
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in handlers}
+    handled = [number for number in handlers if before[number] != signal.SIG_IGN]
+    for number in handled:
+        loop.add_signal_handler(number, handlers[number])
+    try:
+        yield handled
     finally:
         for number in handled:
             loop.remove_signal_handler(number)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 from lash_cli.cli.globals import is_set
 from lash_cli.cli.invocation import current
-from lash_cli.cli.signals import given_back
+from lash_cli.cli.signals import given_back, handling
 
 _READ_BYTES = 1024
 _ESCAPE = "\x1b"
@@ -62,22 +62,6 @@ def terminal_keys(on_key: OnKey, on_resumed: Callable[[], None]) -> Iterator[Non
             yield
         finally:
             keyboard.release()
-
-
-@contextlib.contextmanager
-def handling(handlers: dict[signal.Signals, Callable[[], None]]) -> Iterator[None]:
-    """While inside, the running loop makes these calls for these signals, but for those that are ignored."""
-    loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in handlers}
-    handled = [number for number in handlers if before[number] != signal.SIG_IGN]
-    for number in handled:
-        loop.add_signal_handler(number, handlers[number])
-    try:
-        yield
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-            signal.signal(number, before[number])
 
 
 class _Keyboard:

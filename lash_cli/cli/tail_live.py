@@ -21,6 +21,7 @@ from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import safe
 from lash_cli.cli.queue_documents import input_preview
+from lash_cli.cli.signals import handling
 from lash_cli.cli.tail_keys import clipboard_sequence, terminal_keys
 from lash_cli.cli.tail_plan import TailSink
 from lash_cli.cli.tail_watched import holder_words
@@ -148,20 +149,15 @@ class LiveTail(TailSink):
 
     async def run(self) -> None:
         """Draw when something changed, and once a second; take keys meanwhile."""
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGWINCH, self._changed.set)
-        try:
-            with terminal_keys(self._key, self._resumed):
-                await self._has_begun.wait()
-                while True:
-                    self._changed.clear()
-                    await self._draw()
-                    await asyncio.sleep(1 / FRAMES_PER_SECOND)
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(_RESTING_SECONDS):
-                            await self._changed.wait()
-        finally:
-            loop.remove_signal_handler(signal.SIGWINCH)
+        with handling({signal.SIGWINCH: self._changed.set}), terminal_keys(self._key, self._resumed):
+            await self._has_begun.wait()
+            while True:
+                self._changed.clear()
+                await self._draw()
+                await asyncio.sleep(1 / FRAMES_PER_SECOND)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_RESTING_SECONDS):
+                        await self._changed.wait()
 
     def _key(self, key: str) -> None:
         """q quits, space pauses and goes on, e expands, c copies the command that cancels the turn; none of them
