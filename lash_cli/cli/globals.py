@@ -53,7 +53,7 @@ _SWITCHES: dict[str, tuple[str, object]] = {
     "-V": ("version", True),
     "--version": ("version", True),
 }
-_CLUSTER = frozenset("qvy")
+_CLUSTER = "qvy"
 
 HELP_ROWS = (
     ("-o, --output FORMAT", "text, table, json, jsonl or name; --json is -o json"),
@@ -136,8 +136,12 @@ def hoist(argv: Sequence[str]) -> tuple[GlobalOptions, list[str]]:
             setattr(options, name, value)
         elif token in ("-v", "--verbose"):
             options.verbose += 1
-        elif len(token) > 2 and token[0] == "-" and token[1] != "-" and set(token[1:]) <= _CLUSTER:
-            _apply_cluster(options, token[1:])
+        elif (joined := _joined(token)) is not None:
+            letters, beyond = joined
+            _apply_cluster(options, letters)
+            if beyond:
+                position -= 1
+                tokens[position] = f"-{beyond}"
         elif token == "--fields" or token.startswith("--fields="):
             position = _take_fields(options, token, tokens, position)
         else:
@@ -203,6 +207,16 @@ def _split(token: str) -> tuple[str, str | None]:
     if len(token) > 2 and token[:2] in ("-o", "-c"):
         return token[:2], token[2:].removeprefix("=")
     return token, None
+
+
+def _joined(token: str) -> tuple[str, str] | None:
+    """The switches that stand together in one token, as `-qv`, and what stands behind them if that takes a value.
+    None for anything else, also where a switch of the command is among them."""
+    letters = token[1:]
+    beyond = letters.lstrip(_CLUSTER)
+    if token[:1] != "-" or beyond == letters or (beyond and f"-{beyond[0]}" not in _VALUED):
+        return None
+    return letters.removesuffix(beyond), beyond
 
 
 def _apply_cluster(options: GlobalOptions, letters: str) -> None:

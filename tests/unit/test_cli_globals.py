@@ -33,6 +33,12 @@ def test_short_switches_may_be_joined():
     assert (options.quiet, options.verbose, options.yes, rest) == (True, 2, True, ["ls"])
 
 
+@pytest.mark.parametrize("words", [["-qo", "json"], ["-qojson"], ["-qvyo=json"], ["-yqcx.y=1", "-o", "json"]])
+def test_the_last_of_joined_switches_may_take_a_value(words):
+    options, rest = hoist(["ls", *words, "--here"])
+    assert (options.output, options.quiet, options.problem, rest) == ("json", True, None, ["ls", "--here"])
+
+
 def test_joined_switches_of_a_command_stay_with_it():
     options, rest = hoist(["ls", "-qn"])
     assert (options.quiet, rest) == (False, ["ls", "-qn"])
