@@ -16,7 +16,6 @@ from typing import Annotated, BinaryIO
 
 import msgspec
 
-from lash_cli.core.codec import sha256_hex
 from lash_cli.core.content import Inline
 from lash_cli.core.media import media_type_of
 from lash_cli.core.protocols import CancelSignal, Clock, ToolContext
@@ -189,7 +188,7 @@ class FileTools:
         replacements = [Replacement(item.old_text, item.new_text) for item in arguments.edits]
         edited = apply_edits(content, replacements, arguments.path)
         patience.check()
-        replace_file(self._policy, real, edited.content, expected_hash=sha256_hex(content))
+        replace_file(self._policy, real, edited.content, expected=content)
         return edited
 
     def _read(self, arguments: ReadArguments, patience: _Patience) -> ToolCallOutput | bytes:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from lash_cli.core.codec import decode_written, encode, sha256_hex
+from lash_cli.core.codec import decode_written, encode
 from lash_cli.core.schemas import resolve_pointer, without_absent
 from lash_cli.errors import ConfigError, UsageError
 
@@ -133,16 +133,12 @@ def _in_place_children(node: dict[str, Any], root: dict[str, Any]) -> list[dict[
 
 
 class ValidatorCache:
-    """Least recently used compiled validators, bounded by number and by bytes of schema text.
-
-    The key is the SHA-256 of the canonical schema; a hit is confirmed by
-    comparing the canonical bytes themselves.
-    """
+    """Least recently used compiled validators by canonical schema, bounded by number and by bytes of schema text."""
 
     def __init__(self, max_entries: int = MAX_CACHED_VALIDATORS, max_bytes: int = MAX_CACHED_SCHEMA_BYTES) -> None:
         self._max_entries = max_entries
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[str, tuple[bytes, _Validator]] = OrderedDict()
+        self._entries: OrderedDict[bytes, _Validator] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -157,27 +153,23 @@ class ValidatorCache:
     def get(self, schema: dict[str, Any]) -> _Validator:
         """The validator of `schema`, compiled at most once while it stays cached; raises `SchemaRefused`."""
         text = _canonical_text(schema)
-        key = sha256_hex(text)
         with self._lock:
-            held = self._entries.get(key)
-            if held is not None and held[0] == text:
-                self._entries.move_to_end(key)
-                return held[1]
+            held = self._entries.get(text)
+            if held is not None:
+                self._entries.move_to_end(text)
+                return held
         validator = _compile(schema)
         with self._lock:
-            self._store(key, text, validator)
+            self._store(text, validator)
         return validator
 
-    def _store(self, key: str, text: bytes, validator: _Validator) -> None:
-        if len(text) > self._max_bytes:
+    def _store(self, text: bytes, validator: _Validator) -> None:
+        if len(text) > self._max_bytes or text in self._entries:  # another thread may have been faster
             return
-        replaced = self._entries.pop(key, None)
-        if replaced is not None:
-            self._bytes -= len(replaced[0])
-        self._entries[key] = (text, validator)
+        self._entries[text] = validator
         self._bytes += len(text)
         while len(self._entries) > self._max_entries or self._bytes > self._max_bytes:
-            _, (dropped, _) = self._entries.popitem(last=False)
+            dropped, _ = self._entries.popitem(last=False)
             self._bytes -= len(dropped)
 
 

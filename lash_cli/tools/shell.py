@@ -16,7 +16,6 @@ import re
 import shutil
 import signal
 import stat
-from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -96,26 +95,19 @@ class OutputBuffer:
 
     def __init__(self, limit: int = BUFFER_BYTES) -> None:
         self._limit = limit
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
+        self._held = bytearray()
         self.dropped = 0
 
     def feed(self, data: bytes) -> None:
         """Append, dropping from the front beyond the limit."""
-        self._chunks.append(data)
-        self._held += len(data)
-        while self._held > self._limit:
-            excess = self._held - self._limit
-            first = self._chunks.popleft()
-            gone = min(excess, len(first))
-            if gone < len(first):
-                self._chunks.appendleft(first[gone:])
-            self._held -= gone
-            self.dropped += gone
+        self._held += data
+        excess = max(0, len(self._held) - self._limit)
+        del self._held[:excess]
+        self.dropped += excess
 
     def text(self) -> str:
         """The held output as text without escapes, from the first whole character on."""
-        held = b"".join(self._chunks)
+        held = self._held
         if self.dropped:
             held = held[:3].lstrip(_CONTINUATION_BYTES) + held[3:]
         return strip_ansi(held.decode("utf-8", "replace"))

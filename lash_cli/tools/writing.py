@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from lash_cli.core.codec import sha256_hex
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.policy import FilePolicy
@@ -63,10 +62,10 @@ async def run_to_end(work: Callable[[], T]) -> T:
     return running.result()
 
 
-def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected_hash: str | None = None) -> bool:
+def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected: bytes | None = None) -> bool:
     """Write `content` to a resolved path atomically, creating missing parents; whether there was no file before.
 
-    With `expected_hash` the file must still have that content just before it
+    With `expected` the file must still have that content just before it
     is replaced. Raises `ToolFault`; then the old file is untouched.
     """
     directory = policy.open_directory(real.parent, create=True)
@@ -75,7 +74,7 @@ def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected_has
         existing = _existing(directory, real)
 
         def require_unchanged() -> None:
-            if expected_hash is not None and sha256_hex(_read(directory, real.name)) != expected_hash:
+            if expected is not None and _read(directory, real.name, len(expected) + 1) != expected:
                 raise ToolFault(
                     FailureClass.EXECUTION,
                     "file_changed",
@@ -173,10 +172,10 @@ def _keep_ownership(descriptor: int, existing: os.stat_result | None) -> None:
     os.fchmod(descriptor, mode)
 
 
-def _read(directory: int, name: str) -> bytes:
+def _read(directory: int, name: str, most: int) -> bytes:
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     with open(descriptor, "rb") as file:
-        return file.read()
+        return file.read(most)
 
 
 def _sync_directory(directory: int) -> None:

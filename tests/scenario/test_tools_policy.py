@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from lash_cli.core.codec import sha256_hex
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.policy import FilePolicy
@@ -210,6 +209,6 @@ def test_a_file_is_replaced_where_none_can_be_without_a_name(tmp_path: Path, mon
     policy = FilePolicy((tmp_path,))
     assert replace_file(policy, target, b"old") and not replace_file(policy, target, b"new")
     with pytest.raises(ToolFault):
-        replace_file(policy, target, b"newer", expected_hash=sha256_hex(b"old"))
+        replace_file(policy, target, b"newer", expected=b"old")
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and target.read_bytes() == b"new"
     assert stat.S_IMODE(target.stat().st_mode) == NEW_FILE_MODE
