@@ -42,6 +42,7 @@ from lash_cli.core.wait import (
     TurnTerminalWait,
 )
 from lash_cli.effects.resolver import StoreResolver
+from lash_cli.errors import EffectError
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.waits import SCOPE, SESSION, WaitLaws
 from lash_cli.store.sqlite.listing import first_page
@@ -59,6 +60,7 @@ from lash_cli.core.codec import decode, decode_any, encode
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.wait import AwaitEventKey, Resolution, WaitIdentity
 from lash_cli.effects.resolver import StoreResolver
+from lash_cli.errors import EffectError
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
@@ -267,3 +269,24 @@ async def test_a_session_waits_while_a_turn_of_its_own_does(open_store: OpenStor
         rows = (await store.list_sessions(limit=9))[0]
         assert {row.meta.session_id: row.is_waiting for row in rows} == {"one": False, "two": is_waiting}
         await store.open_lane(make.lane_request(clock, session_id="two", input_id="i-two"))
+
+
+async def test_a_deletion_is_whole_before_anything_else_is_asked_of_the_file(
+    database_path: Path, clock: ManualClock
+) -> None:
+    """Whoever could not write what is written already would be told that the session it deleted is still there."""
+    store = SqliteStore.open(database_path, clock, SystemIds(), lock_timeout_s=0.05)
+    await make.create(store, clock, SESSION)
+    key = await store.wait_key(SCOPE, CustomWait("answer"))
+    await store.register_wait(key, None, clock.now_ms())
+    assert await store.delete_session(SESSION, clock.now_ms())
+    other = sqlite3.connect(database_path, isolation_level=None)
+    try:
+        other.execute("BEGIN IMMEDIATE")
+        await store.revoke_session_waits(SESSION, clock.now_ms())
+        assert other.execute("SELECT count(*) FROM waits").fetchone() == (0,)
+    finally:
+        other.close()
+    with pytest.raises(EffectError):
+        await store.peek_wait(key)
+    await store.aclose()

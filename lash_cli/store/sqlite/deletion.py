@@ -19,8 +19,8 @@ from lash_cli.store.sqlite.leases import busy
 from lash_cli.store.sqlite.lineage import disinherit, outside, shared_runs
 from lash_cli.store.sqlite.places import place_at, places
 from lash_cli.store.sqlite.sessions import find_session
+from lash_cli.store.sqlite.waits import revoke_waits
 
-_TOMBSTONE = "INSERT OR IGNORE INTO deleted_sessions (session_id, deleted_at_ms) VALUES (?, ?)"
 # Tables whose rows belong to a session and go with it. Nodes and attachments may outlive theirs for the sake of a fork.
 OWNED: Final = ("frames", "turns", "turn_cancels", "usage_deltas", "inputs", "queued_work", "wake_fences", "live_log")
 _DELETE_BY_KEY = tuple(f"DELETE FROM {table} WHERE session_key = ?" for table in (*OWNED, "sessions"))
@@ -36,7 +36,6 @@ DELETE FROM attachments WHERE session_key = ? AND NOT EXISTS (
 _EXISTS = "SELECT 1 FROM sessions WHERE session_key = ?"
 # Journal rows are clustered by the JSON of their scope; all scopes of a session and kind share a prefix.
 _DELETE_EFFECTS = "DELETE FROM effects WHERE scope_key >= ? AND scope_key < ?"
-_DELETE_WAITS = "DELETE FROM waits WHERE session_id = ?"
 
 
 def _journal_ranges(session_id: str) -> Iterator[tuple[str, str]]:
@@ -65,11 +64,10 @@ def delete(connection: sqlite3.Connection, session_id: str, deleted_at_ms: int, 
     lease = stored.lease()
     if is_row_live(lease, now_ms):
         raise busy_error(session_id, busy(connection, stored, lease))
-    connection.execute(_TOMBSTONE, (session_id, deleted_at_ms))
+    revoke_waits(connection, session_id, deleted_at_ms)
     live.delete_in(connection, stored.key, session_id)
     for bounds in _journal_ranges(session_id):
         connection.execute(_DELETE_EFFECTS, bounds)
-    connection.execute(_DELETE_WAITS, (session_id,))
     for statement in _DELETE_BY_KEY:
         connection.execute(statement, (stored.key,))
     for key in (stored.key, *disinherit(connection, stored.key)):

@@ -204,9 +204,14 @@ def find_session(connection: sqlite3.Connection, session_id: str) -> StoredSessi
     return None
 
 
+def is_deleted(connection: sqlite3.Connection, session_id: str) -> bool:
+    """Whether the id has a tombstone."""
+    return connection.execute(_IS_DELETED, (session_id,)).fetchone() is not None
+
+
 def refuse_deleted(connection: sqlite3.Connection, session_id: str) -> None:
     """Raise `SessionDeleted` for a tombstoned id."""
-    if connection.execute(_IS_DELETED, (session_id,)).fetchone() is not None:
+    if is_deleted(connection, session_id):
         raise SessionDeleted(f"session {session_id!r} was deleted")
 
 

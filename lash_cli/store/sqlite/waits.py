@@ -43,11 +43,10 @@ from lash_cli.errors import EffectError, StoreUnusable
 from lash_cli.store.sqlite.answers import whole_outcome
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lanes import write_gate
+from lash_cli.store.sqlite.sessions import is_deleted
 from lash_cli.store.sqlite.stamps import decode_summary
 
 _SECRET = "SELECT secret FROM wait_secret WHERE singleton = 1"
-# D7: the tombstone ends every promise of a session.
-_IS_DELETED = "SELECT 1 FROM deleted_sessions WHERE session_id = ?"
 _WAIT = "SELECT state, resolution, deadline_ms FROM waits WHERE key_id = ?"
 # Contract 03 §3.3: a resolution that comes first is kept for the waiter, so missing and pending end alike.
 _RESOLVE = """
@@ -105,8 +104,9 @@ _SEALED: Final = ResolvedOk(to_builtins(CompletionSealed()))
 
 
 def _is_deleted(connection: sqlite3.Connection, scope: ExecutionScope) -> bool:
+    """D7: the tombstone ends every promise of a session."""
     session_id = scope_session_id(scope)
-    return session_id is not None and connection.execute(_IS_DELETED, (session_id,)).fetchone() is not None
+    return session_id is not None and is_deleted(connection, session_id)
 
 
 def revoke_waits(connection: sqlite3.Connection, session_id: str, now_ms: int) -> None:
@@ -315,5 +315,10 @@ class Waits:
         return await self._database.write(cancel, durable=True)
 
     async def revoke_session_waits(self, session_id: str, now_ms: int) -> None:
-        """End every promise of a session for ever; its id counts as deleted from here on."""
+        """End every promise of a session for ever; its id counts as deleted from here on.
+
+        Writes nothing for one that was deleted: what it awaited went in that same transaction.
+        """
+        if self._database.read(lambda connection: is_deleted(connection, session_id)):
+            return
         await self._database.write(lambda connection: revoke_waits(connection, session_id, now_ms), durable=True)
