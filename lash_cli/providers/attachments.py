@@ -9,6 +9,7 @@ carry is refused before anything is read or sent.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, NoReturn, Protocol
@@ -143,6 +144,20 @@ def _attached(messages: Iterable[Message]) -> Iterator[AttachmentSource]:
     return (part.attachment for message in messages for part in message.parts if isinstance(part, AttachmentPart))
 
 
+#: Held while a request is written: in one thread of the process at a time, which is as fast.
+_writing = threading.Lock()
+
+
+def _write_anew() -> None:
+    """In the child of a fork nobody writes, whatever a thread of the parent was doing."""
+    global _writing
+    _writing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_write_anew)
+
+
 class StoredAttachmentNeeded(LlmTransportError):
     """An encoder needs bytes that were not read yet; left unanswered it is the failure of the request."""
 
@@ -170,7 +185,6 @@ class RequestAttachments:
 
     def __init__(self) -> None:
         self._at_hand: dict[str, bytes] = {}
-        self._writing = threading.Lock()
 
     def bytes_of(self, source: Stored) -> bytes:
         """The bytes of `source`; raises `StoredAttachmentNeeded`."""
@@ -198,7 +212,7 @@ class RequestAttachments:
 
     def _written(self, wire: Encoder, request: LlmRequest, read: dict[str, bytes]) -> bytes:
         """The request body by what was read; raises what the wire raises."""
-        with self._writing:
+        with _writing:
             self._at_hand = read
             try:
                 return wire.body(request)

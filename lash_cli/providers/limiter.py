@@ -12,6 +12,7 @@ counts no more.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -64,6 +65,20 @@ class Permit:
         self.release()
 
 
+#: Held for the moment in which a line is changed; entered again where what is collected inside of it leaves one.
+_guard = threading.RLock()
+
+
+def _guard_anew() -> None:
+    """In the child of a fork nobody changes a line, whatever a thread of the parent was doing."""
+    global _guard
+    _guard = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_guard_anew)
+
+
 class _Place:
     """Somebody in line, in the event loop it waits in."""
 
@@ -78,8 +93,7 @@ class RateLimiter:
     def __init__(self, limits: RateLimits, clock: Clock) -> None:
         self._limits = limits
         self._clock = clock
-        # Entered again where what is collected inside of it leaves the line.
-        self._guard = threading.RLock()
+        self._process = os.getpid()
         self._line: deque[_Place] = deque()
         self._out: dict[Permit, asyncio.AbstractEventLoop] = {}
         self._window_ends = float("-inf")
@@ -108,7 +122,11 @@ class RateLimiter:
         can say whether it accepts it.
         """
         place = _Place()
-        with self._guard:
+        with _guard:
+            if self._process != os.getpid():  # a fork: whom the parent let through is no affair of its child
+                self._process = os.getpid()
+                self._line.clear()
+                self._out.clear()
             self._forget_closed_loops()
             self._line.append(place)
         try:
@@ -122,7 +140,7 @@ class RateLimiter:
                 else:
                     await self._clock.sleep(admitted)
         finally:
-            with self._guard:
+            with _guard:
                 if place in self._line:
                     self._line.remove(place)
                 self._call_first()
@@ -131,7 +149,7 @@ class RateLimiter:
         """The permit where it is this one's turn and there is room; else the seconds until there may be, None until it
         is called."""
         limits = self._limits
-        with self._guard:
+        with _guard:
             if self._line[0] is not place:
                 return None
             if limits.max_concurrent is not None and len(self._out) >= limits.max_concurrent:
@@ -157,7 +175,7 @@ class RateLimiter:
         return self._tokens + tokens <= limits.tokens_per_window
 
     def _give_back(self, permit: Permit) -> None:
-        with self._guard:
+        with _guard:
             self._out.pop(permit, None)
             self._call_first()
 

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
+import warnings
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -94,6 +97,60 @@ def test_requests_are_written_one_after_another() -> None:
             await attachments.body(Writer(), REQUEST)
 
     in_loops_of_their_own(*[work] * LOOPS)
+
+
+def in_a_child(work: Callable[[], Awaitable[object]]) -> str:
+    """What becomes of work in a forked child."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(LIMIT_S / 6):
+            await work()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of newer Pythons, for the threads of this one
+        child = os.fork()
+    if child == 0:
+        signal.alarm(round(LIMIT_S / 3))  # a lock of another thread is waited for without the loop
+        try:
+            asyncio.run(limited())
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    return "done" if status == 0 else f"status {status}"
+
+
+def test_a_child_writes_requests_although_its_parent_did_when_it_forked() -> None:
+    attachments = RequestAttachments()
+    writing, forked = threading.Event(), threading.Event()
+
+    class Slow:
+        def body(self, request: LlmRequest) -> bytes:
+            writing.set()
+            forked.wait(LIMIT_S)
+            return b""
+
+    class Quick:
+        def body(self, request: LlmRequest) -> bytes:
+            return b""
+
+    thread = threading.Thread(target=lambda: asyncio.run(attachments.body(Slow(), REQUEST)))
+    thread.start()
+    writing.wait(LIMIT_S)
+    became = in_a_child(lambda: attachments.body(Quick(), REQUEST))
+    forked.set()
+    thread.join()
+    assert became == "done"
+
+
+def test_a_child_does_not_wait_for_the_calls_of_its_parent() -> None:
+    limiter = RateLimiter(RateLimits(max_concurrent=1), SystemClock())
+    loop = asyncio.new_event_loop()
+    permit = loop.run_until_complete(limiter.acquire())
+    assert in_a_child(limiter.acquire) == "done"
+    assert limiter.in_flight == 1
+    permit.release()
+    loop.close()
 
 
 def test_a_place_that_one_loop_gives_back_is_taken_in_another() -> None:
