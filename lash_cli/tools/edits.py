@@ -21,7 +21,7 @@ from itertools import accumulate, islice, pairwise
 
 import msgspec
 
-from lash_cli.tools.faults import ToolFault, invalid
+from lash_cli.tools.faults import invalid
 
 DIFF_LINES = 240
 DIFF_CONTEXT = 3
@@ -134,7 +134,9 @@ class _Searched:
         if not places:
             raise invalid("edit_not_found", f"edit {index}: oldText was not found in the file. Nothing was written")
         if len(places) > 1:
-            raise _not_unique(index, len(places))
+            count = len(places) if len(places) <= COUNTED_PLACES else f"more than {COUNTED_PLACES}"
+            text = f"oldText occurs {count} times; add surrounding lines until it is unique. Nothing was written"
+            raise invalid("edit_not_unique", f"edit {index}: {text}")
         return _Span(*places[0], old, new)
 
     def _lenient_occurrences(self, old: str) -> Iterator[tuple[int, int]]:
@@ -147,14 +149,6 @@ class _Searched:
             is_split = (start > 0 and origins[start] == origins[start - 1]) or origins[end] == origins[end - 1]
             if not is_split:
                 yield origins[start], origins[end]
-
-
-def _not_unique(index: int, count: int) -> ToolFault:
-    times = f"{count} times" if count <= COUNTED_PLACES else f"more than {COUNTED_PLACES} times"
-    return invalid(
-        "edit_not_unique",
-        f"edit {index}: oldText occurs {times}; add surrounding lines until it is unique. Nothing was written",
-    )
 
 
 def _occurrences(text: str, wanted: str) -> Iterator[tuple[int, int]]:

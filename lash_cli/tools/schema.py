@@ -219,20 +219,15 @@ def parse_arguments(input_json: str, schema: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ArgumentsInvalid(f"the arguments must be a JSON object, not {_json_kind(value)}")
     try:
-        validate_arguments(value, schema)
+        validate_value(value, schema, what="the arguments")
     except ArgumentsInvalid:
         # A strict projection asks for null where a member may be absent.
         present: dict[str, Any] = without_absent(value, schema)
         if present is value:
             raise
-        validate_arguments(present, schema)
+        validate_value(present, schema, what="the arguments")
         return present
     return value
-
-
-def validate_arguments(value: dict[str, Any], schema: dict[str, Any]) -> None:
-    """`validate_value` for the arguments of a call."""
-    validate_value(value, schema, what="the arguments")
 
 
 def validate_value(value: Any, schema: dict[str, Any], *, what: str = "it") -> None:

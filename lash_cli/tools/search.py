@@ -269,24 +269,13 @@ class SearchTools:
             "file_bytes": GREP_FILE_BYTES,
             "line_chars": GREP_LINE_CHARS,
         }
-        output = await self._run_worker(json.dumps(request).encode(), context)  # passes names that are no UTF-8
-        return cancelled() if output is None else success(_grep_result(output, walk))
-
-    def _directory(self, path: str) -> Path:
-        real = self._policy.resolve_read(path, self._cwd)
-        status = status_of(real)
-        if status is None or not stat.S_ISDIR(status.st_mode):
-            raise invalid("not_found" if status is None else "wrong_file_type", f"{path} is not a directory")
-        return real
-
-    async def _run_worker(self, request: bytes, context: ToolContext) -> bytes | None:
-        """The worker's output, None when cancelled; raises `ToolFault` when the time is over."""
+        asked = json.dumps(request).encode()  # passes names that are no UTF-8
         try:
-            return await run_worker(
+            output = await run_worker(
                 self._groups,
                 _WORKER,
                 (),
-                request,
+                asked,
                 context.cancel,
                 GREP_SECONDS,
                 memory_bytes=GREP_MEMORY_BYTES,
@@ -299,6 +288,14 @@ class SearchTools:
                 f"the search was stopped after {GREP_SECONDS:.0f} s; simplify the pattern (nested repetition is"
                 " slow) or search fewer files",
             ) from error
+        return cancelled() if output is None else success(_grep_result(output, walk))
+
+    def _directory(self, path: str) -> Path:
+        real = self._policy.resolve_read(path, self._cwd)
+        status = status_of(real)
+        if status is None or not stat.S_ISDIR(status.st_mode):
+            raise invalid("not_found" if status is None else "wrong_file_type", f"{path} is not a directory")
+        return real
 
 
 def _found(walk: Walk, glob: str | None) -> list[str]:

@@ -18,7 +18,7 @@ from support.tools import Workbench, failure_of, value_of
 from lash_cli.core.content import Inline
 from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolSuccess
 from lash_cli.tools import files, writing
-from lash_cli.tools.schema import ArgumentsInvalid, check_schema, validate_arguments
+from lash_cli.tools.schema import ArgumentsInvalid, check_schema, validate_value
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 
@@ -47,10 +47,10 @@ def test_manifests_say_what_the_contract_says(bench: Workbench) -> None:
 
 def test_unknown_fields_of_an_edit_are_refused_by_the_schema(bench: Workbench) -> None:
     schema = bench.provider.contract("builtin.edit").input_schema
-    validate_arguments({"path": "a", "edits": [{"oldText": "a", "newText": "b"}]}, schema)
+    validate_value({"path": "a", "edits": [{"oldText": "a", "newText": "b"}]}, schema)
     for edits in ([], [{"oldText": "", "newText": "b"}], [{"oldText": "a", "newText": "b", "all": True}]):
         with pytest.raises(ArgumentsInvalid):
-            validate_arguments({"path": "a", "edits": edits}, schema)
+            validate_value({"path": "a", "edits": edits}, schema)
 
 
 async def test_lines_are_numbered(bench: Workbench) -> None:

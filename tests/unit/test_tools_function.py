@@ -29,7 +29,7 @@ from lash_cli.errors import ConfigError
 from lash_cli.tools.context import SimpleToolContext
 from lash_cli.tools.faults import invalid
 from lash_cli.tools.function import FunctionTool, FunctionToolProvider, arguments_schema, tool
-from lash_cli.tools.schema import check_schema, validate_arguments
+from lash_cli.tools.schema import check_schema, validate_value
 
 
 class Point(msgspec.Struct, forbid_unknown_fields=True):
@@ -97,7 +97,7 @@ async def test_arguments_of_the_wrong_type_are_a_failure_not_a_call() -> None:
 
 
 async def test_an_integer_written_as_the_schema_allows_is_one() -> None:
-    validate_arguments({"x": 2.0, "y": 1}, add.contract.input_schema)
+    validate_value({"x": 2.0, "y": 1}, add.contract.input_schema)
     output = await run(add, x=2.0, y=1)
     assert output == success({"sum": 3, "call": "c"})
     assert type(output.outcome.value["sum"]) is int  # type: ignore[union-attr]
