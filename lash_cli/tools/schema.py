@@ -145,11 +145,6 @@ class ValidatorCache:
     def __len__(self) -> int:
         return len(self._entries)
 
-    @property
-    def schema_bytes(self) -> int:
-        """Bytes of canonical schema text the cached validators were made from."""
-        return self._bytes
-
     def get(self, schema: dict[str, Any]) -> _Validator:
         """The validator of `schema`, compiled at most once while it stays cached; raises `SchemaRefused`."""
         text = _canonical_text(schema)
