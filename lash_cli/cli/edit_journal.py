@@ -227,7 +227,10 @@ def drop_unborn() -> None:
         if not name.endswith(_JOURNAL + _NEW):
             continue
         path = os.path.join(edits_directory(), name)
-        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # it has its name by now
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(path)

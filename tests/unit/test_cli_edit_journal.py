@@ -103,6 +103,17 @@ def test_what_died_before_it_had_a_name_is_swept_and_what_is_held_is_not(home: P
     held.leave()
 
 
+def test_an_edit_that_begins_while_unborn_ones_are_dropped_keeps_its_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its journal gets its name between the look at the directory and the look at the file."""
+    journal = EditJournal.create(plan())
+    (path,) = journal_paths()
+    name = os.path.basename(path)
+    monkeypatch.setattr("lash_cli.cli.edit_journal._names", lambda: [f"{name}.new"])
+    drop_unborn()
+    assert os.path.exists(path)
+    journal.leave()
+
+
 def test_everything_an_edit_writes_is_private(home: Path) -> None:
     EditJournal.create(plan()).leave()
     text = write_text("qe_1", "secret")
