@@ -7,7 +7,6 @@ before it is parsed.
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from typing import Any
 
@@ -17,10 +16,6 @@ from lash_cli.errors import UsageError
 
 FOREVER = "forever"
 FOREVER_MS = 10 * 365 * 24 * 3_600_000
-# Longer than anybody waits, and short enough for every clock and column that it is added up in: 10 000 years.
-_LONGEST_MS = 1_000 * FOREVER_MS
-_UNIT_MS = {"ms": 1, "s": 1_000, "": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
 
 
 def duration_ms(text: str) -> int:
@@ -30,10 +25,12 @@ def duration_ms(text: str) -> int:
     """
     if text == FOREVER:
         return FOREVER_MS
-    match = _DURATION.fullmatch(text.strip())
-    if match is None:
-        raise UsageError(f"not a duration: {text!r}", hint="write it as 500ms, 30s, 2m or 1h")
-    return round(min(float(match[1]) * _UNIT_MS[match[2]], _LONGEST_MS))
+    from lash_cli.settings.schema import duration_seconds
+
+    try:
+        return round(duration_seconds(text) * 1000)
+    except ValueError:
+        raise UsageError(f"not a duration: {text!r}", hint="write it as 500ms, 30s, 2m or 1h") from None
 
 
 def heartbeat_seconds(text: str | None, *, is_stream: bool) -> float | None:

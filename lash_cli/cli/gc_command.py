@@ -52,7 +52,7 @@ def command(
         pass
     now_ms = SystemClock().now_ms()
     settings = current().settings
-    cutoff_ms = now_ms - round(settings.retention_min_age * 1000)
+    cutoff_ms = max(0, now_ms - round(settings.retention_min_age * 1000))
     idle_since_ms = _idle_since(now_ms)
     with progress("looking for sessions that nobody uses"):
         expired = run_async(_expired(idle_since_ms, now_ms)) if idle_since_ms is not None else []
@@ -81,7 +81,7 @@ def _idle_since(now_ms: int) -> int | None:
             f" ({settings.origin('retention.min_age')})",
             hint="nothing was removed; make max_age the longer one",
         )
-    return now_ms - round(max_age * 1000)
+    return max(0, now_ms - round(max_age * 1000))
 
 
 async def _expired(idle_since_ms: int, now_ms: int) -> list[SessionRow]:

@@ -19,6 +19,8 @@ from lash_cli.errors import UsageError
 
 STDIN_MARK = "-"
 PROMPT_LIMIT_BYTES = 32 * 1024 * 1024
+# What `poll` takes at most: 24 days.
+_LONGEST_POLL_MS = 2**31 - 1
 _CHUNK_BYTES = 1 << 20
 _STDIN = 0
 
@@ -164,7 +166,7 @@ def _await_first_byte(wait_seconds: float, *, has_prompt: bool) -> None:
 
     poller = select.poll()
     poller.register(_STDIN, select.POLLIN | select.POLLHUP)
-    if poller.poll(max(0, int(wait_seconds * 1000))):
+    if poller.poll(min(int(wait_seconds * 1000), _LONGEST_POLL_MS)):
         return
     escape = "use --no-stdin to leave stdin alone" if has_prompt else "use - as the PROMPT to wait as long as it takes"
     raise UsageError(

@@ -22,8 +22,10 @@ KEY_SOURCES = ("keys", "env", "file", "cmd", "keyring")
 NEVER = "never"
 _FOREVER = "forever"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+# 10 000 years: longer than anybody waits, and short enough for every clock and column that it is added up in.
+_LONGEST_SECONDS = 10_000 * 365 * 86400.0
 
 
 class Option(NamedTuple):
@@ -254,14 +256,16 @@ def _expect(value: Any, is_valid: bool, wanted: str) -> Any:
 
 
 def duration_seconds(value: Any, *, or_else: str | None = None) -> float:
-    """Seconds of `5`, `0.5`, `"5s"`, `"500ms"`, `"2m"`; raises `ValueError`, which names `or_else` as allowed too."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
-        return float(value)
+    """Seconds of `5`, `0.5`, `"5s"`, `"500ms"`, `"2m"`, 10 000 years at most.
+
+    Raises `ValueError`, which names `or_else` as allowed too."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        return float(min(value, _LONGEST_SECONDS))
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         other = f", or {or_else!r}" if or_else is not None else ""
         raise ValueError(f"expected a duration such as 5s or 500ms{other}, got {value!r}")
-    return float(match[1]) * _UNIT_SECONDS[match[2]]
+    return min(float(match[1]) * _UNIT_SECONDS[match[2]], _LONGEST_SECONDS)
 
 
 def _busy_rule(value: Any) -> str:

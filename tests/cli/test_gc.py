@@ -120,3 +120,15 @@ def test_a_max_age_below_min_age_is_a_mistake(lash):
     assert (done.code, done.out, done.error["code"]) == (5, "", "config_invalid")
     assert "retention.max_age (-c)" in done.error["message"]
     assert lash("config", "set", "retention.max_age", "soon").code == 2
+
+
+def test_an_age_that_nothing_reaches_removes_nothing(lash, home):
+    assert lash("open", "old").code == 0
+    (home / "config.toml").write_text('[retention]\nmax_age = "99999999999d"\nmin_age = 999999999999999\n')
+    done = lash("gc", "--yes", "-o", "json")
+    assert done.code == 0 and done.json["settled_before"] == "1970-01-01T00:00:00.000Z", done.err
+    assert lash("ls", "-q").out == "old\n"
+    (home / "config.toml").write_text("[retention]\nmax_age = inf\n")
+    refused = lash("gc", "--yes", "-o", "json")
+    assert (refused.code, refused.out, refused.error["code"]) == (5, "", "config_invalid")
+    assert "retention.max_age: expected a duration" in refused.error["message"]

@@ -180,3 +180,11 @@ def test_a_closed_stdin_is_as_good_as_none(home):
     command = f"exec {sys.executable} -c '{VERB}' hello <&-"
     done = subprocess.run(["sh", "-c", command], env=environment(home), capture_output=True, timeout=60, check=False)
     assert json.loads(done.stdout) == [["hello", None]]
+
+
+@pytest.mark.parametrize("wait", ["30d", "9" * 30 + "d"])
+def test_a_wait_that_is_longer_than_any_is_waited_all_the_same(home, wait):
+    assert items(read(home, "-c", f"input.stdin_wait={wait}", "hello", data=b"late")) == [
+        ["hello", None],
+        ["late", "stdin"],
+    ]
