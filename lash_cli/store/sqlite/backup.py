@@ -25,17 +25,15 @@ from lash_cli.core.protocols import Clock
 from lash_cli.errors import ConflictError, NotFoundError, StoreError, StoreReadOnly, StoreUnusable
 from lash_cli.paths import taken_file, unwritten_file
 from lash_cli.store.sqlite import schema
-from lash_cli.store.sqlite.connections import busy_timeout, connect, mapped_errors
+from lash_cli.store.sqlite.connections import connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.file_names import is_in_the_way, is_there
 from lash_cli.store.sqlite.ownership import refuse_held, sole_connection
 
 _FILE_MODE: Final = 0o600
-_WAIT_SECONDS: Final = 15.0
 # A file that was written to since may be of a process on another machine. File times are real, whatever clock records
 # follow.
 _ABANDONED_SECONDS: Final = 60.0
-_READ = (busy_timeout(_WAIT_SECONDS), "PRAGMA query_only = ON")
 # One file that is whole by itself; a database that is opened for work goes back to WAL.
 _SINGLE_FILE = "PRAGMA journal_mode = DELETE"
 _INTEGRITY = "PRAGMA integrity_check(1)"
@@ -70,7 +68,7 @@ def back_up(database: Path, target: Path) -> Copy:
     if not is_there(database):
         raise NotFoundError(f"{database} does not exist", code="store_not_found")
     with mapped_errors(database):
-        source = connect(database, _READ, read_only=True)
+        source = connect(database, (), read_only=True)
     try:
         write_copy(source, target)
     finally:
@@ -120,7 +118,7 @@ def inspect(file: Path) -> Copy:
     except OSError as error:
         raise _unusable(file, f"it cannot be read: {error.strerror}") from error
     try:
-        connection = connect(file, _READ, read_only=True)
+        connection = connect(file, (), read_only=True)
         try:
             (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
             if application != schema.APPLICATION_ID:
@@ -184,7 +182,7 @@ def restore(source: Path, database: Path, aside: Path, clock: Clock) -> Restored
 def _prepare(source: Path, draft: Path, clock: Clock) -> None:
     """Make `draft` the content to restore, brought up to date."""
     with mapped_errors(source):
-        reading = connect(source, _READ, read_only=True)
+        reading = connect(source, (), read_only=True)
         try:
             writing = connect(draft, ())
             try:
@@ -217,7 +215,7 @@ def _replace_content(database: Path, draft: Path, aside: Path | None, clock: Clo
             refuse_held(connection, clock.now_ms())
         if aside is not None:
             write_copy(connection, aside)
-        fresh = connect(draft, _READ, read_only=True)
+        fresh = connect(draft, (), read_only=True)
         try:
             fresh.backup(connection)
         finally:

@@ -188,7 +188,8 @@ def connect(
     read_only: bool = False,
     factory: type[sqlite3.Connection] = sqlite3.Connection,
 ) -> sqlite3.Connection:
-    """A connection to an existing file, usable from any thread, transactions under our own control.
+    """A connection to an existing file, usable from any thread, transactions under our own control. It waits for locks
+    like any other unless `pragmas` say otherwise, and with `read_only` writes nothing.
 
     Raises `StoreReadOnly` for what is no file, before it is touched, and `TooManyOpenFiles`.
     """

@@ -17,15 +17,12 @@ from typing import Final, NamedTuple
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import NotFoundError, StoreUnusable
 from lash_cli.store.sqlite import schema
-from lash_cli.store.sqlite.connections import BEGIN_READ, FULL, busy_timeout, connect, mapped_errors
+from lash_cli.store.sqlite.connections import BEGIN_READ, FULL, connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.file_names import is_there
 from lash_cli.store.sqlite.ownership import EMPTY_THE_LOG
 from lash_cli.store.sqlite.search_tables import forget_deleted_words
 
-_WAIT_SECONDS: Final = 15.0
-_READ = (busy_timeout(_WAIT_SECONDS), "PRAGMA query_only = ON")
-_WRITE = (busy_timeout(_WAIT_SECONDS), FULL)
 _PRAGMAS: Final = ("page_size", "page_count", "freelist_count", "journal_mode")
 _VACUUM = "VACUUM"
 _SESSIONS = "SELECT count(*) FROM sessions"
@@ -59,7 +56,7 @@ def looking(database: Path) -> Iterator[sqlite3.Connection]:
             f"{database} does not exist", code="store_not_found", hint="make a first session with: lash open"
         )
     with mapped_errors(database):
-        connection = connect(database, _READ, read_only=True)
+        connection = connect(database, (), read_only=True)
         try:
             connection.execute(BEGIN_READ)
             (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
@@ -122,7 +119,7 @@ def compact(database: Path) -> tuple[int, int]:
     """
     before = os.path.getsize(database)
     with mapped_errors(database):
-        connection = connect(database, _WRITE)
+        connection = connect(database, (FULL,))
         try:
             forget_deleted_words(connection)
             connection.execute(_VACUUM)
