@@ -28,6 +28,7 @@ class SharedSession:
 
     __slots__ = (
         "__weakref__",
+        "_is_left_behind",
         "_lock",
         "_loop",
         "cancels",
@@ -48,6 +49,8 @@ class SharedSession:
         self.notify = notify
         self._lock = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Whether a turn or a change went with its event loop since the state was loaded.
+        self._is_left_behind = False
         self.cancels = TurnCancelRegistry()
         self.handles = 1
         self.is_gone = False
@@ -66,6 +69,7 @@ class SharedSession:
         """Count nothing any more that ran in an event loop that is closed: it cannot go on, be told or end. What it has
         of the lane and of effects is left to another incarnation of its owner, who takes both over at once."""
         if self._loop is not None and self._loop.is_closed():
+            self._is_left_behind |= self._lock.locked()
             self._lock, self._loop = asyncio.Lock(), None
             self.cancels = TurnCancelRegistry()
             self.owner = msgspec.structs.replace(self.owner, incarnation_id=self.host.ids.token())
@@ -87,6 +91,10 @@ class SharedSession:
                     hint="open the session once in each loop; one of them then turns it at a time",
                 )
             self._lock, self._loop = asyncio.Lock(), loop
+        if self._is_left_behind and self.state.store is not None:
+            # What was under way goes on with the state it has when it is collected, and undoes what it did to it.
+            self.state = self.state.left_behind(self.host.clock.now_ms())
+            self._is_left_behind = False
         return self._lock
 
     async def stop(self, reason: str) -> None:

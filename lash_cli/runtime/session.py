@@ -274,11 +274,28 @@ class ResidentSession:
     async def as_stored(self, now_ms: int) -> ResidentSession:
         """The session as the store has it, beside this handle, which is about to replace it: what a turn that began
         there is finished on. Raises as `adopt_read`."""
-        tools = self.registry.fork_with_state(ToolState())
-        stored = ResidentSession(self.session_id, self.policy, self.core_policy, tools, self.store, now_ms)
-        stored.phase_probe, stored.dirty = self.phase_probe, set()
+        stored = self._unloaded(now_ms)
         await stored.refresh()
         return stored
+
+    def left_behind(self, now_ms: int) -> ResidentSession:
+        """The session for who goes on with it although what was done to this one can neither go on nor end: its head is
+        loaded before it is used, and what is still owed is booked once."""
+        other = self._unloaded(now_ms)
+        other.is_policy_explicit = self.is_policy_explicit
+        if self.is_policy_explicit:
+            other.dirty.add(Dirty.CONFIG)
+        if self.nodes is not None:
+            other.keep_all()
+        other.ledger, other.owed, other._doubted = self.ledger, self.owed, self.owed
+        return other
+
+    def _unloaded(self, now_ms: int) -> ResidentSession:
+        """The session without anything that a head has, or that is to be written."""
+        tools = self.registry.fork_with_state(ToolState())
+        other = ResidentSession(self.session_id, self.policy, self.core_policy, tools, self.store, now_ms)
+        other.phase_probe, other.dirty = self.phase_probe, set()
+        return other
 
     async def adopt_read(self, read: PersistedSessionRead, *, keep_policy: bool) -> bool:
         """Take over a head that was read with `read_scope`. With `keep_policy` the host's policy stays on the current

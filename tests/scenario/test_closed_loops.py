@@ -204,3 +204,67 @@ def test_a_drive_that_went_with_its_loop_is_taken_up_in_the_next_one_at_once(tmp
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert ran.stdout.splitlines() == ["True None 0 2", "True"], ran.stdout + ran.stderr
+
+
+# What a handle has of a change that went with its loop is nobody's: not written over what others said since, and not
+# undone under a later turn, as what is left of the change is collected.
+CHANGE_LEFT_BEHIND = """
+import asyncio, gc, sys
+from lash_cli.api import LashCore, ModelSpec, SqliteStore, message_text
+from support.scripted import ScriptedCaller, text
+
+def answer(request):
+    if message_text(request.messages[-1]) == "three":
+        left.clear()
+        gc.collect()
+    return text("done")
+
+core = LashCore(
+    provider=ScriptedCaller([answer], repeat=True), store=SqliteStore.open(sys.argv[1]), queue_driver="none",
+    model=ModelSpec("m"),
+)
+commit = core.store.commit_runtime_state
+left = []
+
+async def leave_a_change_behind():
+    reached = asyncio.Event()
+
+    async def never(*arguments, **options):
+        reached.set()
+        await asyncio.Event().wait()
+
+    session = await core.open_session("s1")
+    await session.turn("one").run()
+    await session.commands().reset("why", "key")
+    core.store.commit_runtime_state = never
+    left.append(asyncio.ensure_future(session.drain_next_session_command()))
+    await reached.wait()
+    return session
+
+loop = asyncio.new_event_loop()
+session = loop.run_until_complete(leave_a_change_behind())
+loop.close()
+core.store.commit_runtime_state = commit
+
+async def go_on():
+    other = await core.open_session("s1")
+    print((await other.drain_next_session_command()) is not None)
+    await other.turn("two").run()
+    await session.turn("three").run()
+    await session.turn("four").run()
+    await other.refresh()
+    for one in (session, other):
+        print(*[message_text(message) for message in one.read_view().messages])
+    print((await core.store.session_row("s1")).turn_state.turn_index)
+    await core.aclose()
+
+asyncio.run(go_on())
+"""
+
+
+def test_a_change_that_went_with_its_loop_is_not_made_by_the_handle_later(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CHANGE_LEFT_BEHIND, str(tmp_path / "lash.db")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    said = "two done three done four done"
+    assert ran.stdout.splitlines() == ["True", said, said, "4"], ran.stdout + ran.stderr
