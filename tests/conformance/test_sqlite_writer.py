@@ -10,7 +10,7 @@ import resource
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -428,4 +428,37 @@ async def test_while_somebody_reads_what_was_before_a_refused_sync_nothing_is_ac
         await database.write(insert("not to be acknowledged"), durable=False)
     await database.write(insert("later"), durable=True)
     assert names_without_log(database_path, tmp_path / "cut.db") == names(database)
+    await database.aclose()
+
+
+async def test_a_write_that_is_begun_within_another_one_is_never_waited_for(
+    database_path: Path, clock: ManualClock
+) -> None:
+    """As by what is collected there: a coroutine whose event loop was closed gives back what it holds."""
+    database = Database.open(database_path, clock=clock)
+    told: list[str] = []
+
+    def collect(connection: sqlite3.Connection) -> None:
+        for within in (database.write(lambda _: None, durable=True), database.write_brief(lambda _: None)):
+            try:
+                within.send(None)
+            except StoreError as refusal:
+                told.append(refusal.code)
+            finally:
+                within.close()
+        told.append(str(database.writer.peek("SELECT 1", ())))
+
+    async def tells(writing: Awaitable[object]) -> list[str]:
+        told.clear()
+        await writing
+        await database.write(insert(str(len(done))), durable=True)
+        done.append("again")
+        return told.copy()
+
+    done: list[str] = []
+    async with asyncio.timeout(WAIT_S):
+        refused = ["store_write_within"] * 2 + ["None"]
+        assert await tells(database.write(collect, durable=True)) == refused, "on the thread that writes"
+        assert await tells(database.write_brief(collect)) == refused, "on that of an event loop"
+        assert await tells(asyncio.to_thread(database.write_sync, collect, durable=True)) == refused, "on any other"
     await database.aclose()

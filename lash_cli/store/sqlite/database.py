@@ -298,6 +298,8 @@ class Database:
         the caller before the job began drops it; afterwards it is applied and its result is lost, so a caller that
         must know shields the call.
         Without an event loop there is nobody to hold up, and it is done here and now as `write_sync` does.
+        Raises `StoreError` (`store_write_within`) in the middle of another write of this thread, where something that
+        is collected may begin one.
         """
         loop = running_loop()
         if loop is None:

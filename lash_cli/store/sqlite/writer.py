@@ -117,6 +117,8 @@ class Writer:
         self._lock = threading.Lock()
         # Held by whoever writes, from the beginning of its transaction until it is synced.
         self._pen = threading.Lock()
+        # The thread that has the pen. What is collected in the middle of a write may begin one itself, on that thread.
+        self._holder: int | None = None
         # What arrived and was not handed to the thread yet, in order; and the loops that will see to that.
         self._arrived: list[Request] = []
         self._soon_loop: asyncio.AbstractEventLoop | None = None
@@ -136,6 +138,11 @@ class Writer:
         # Of whoever holds the pen.
         self._connection: WriterConnection | None = None
 
+    def _refuse_within(self) -> None:
+        """Raise `StoreError` where the calling thread has the pen: it would wait for itself."""
+        if self._holder == threading.get_ident() and self._pen.locked():
+            raise StoreError(f"{self._path} is being written by this thread", code="store_write_within")
+
     def submit(self, request: Request) -> None:
         """Queue a request, starting the thread at the first one. Raises `StoreError` once closed.
 
@@ -143,6 +150,7 @@ class Writer:
         the pass is over: the thread then finds a group and a loop that is about to wait, instead of a busy one to share
         the interpreter with. A write that comes alone is handed over at once.
         """
+        self._refuse_within()
         loop = request.loop
         with self._lock:
             self._refuse_if_closed()
@@ -166,6 +174,7 @@ class Writer:
         transaction. What arrives meanwhile goes to that thread, and whichever of the two is later waits for the pen.
         Raises `StoreError` once closed.
         """
+        self._refuse_within()
         is_ours = False
         try:
             with self._lock:
@@ -198,6 +207,7 @@ class Writer:
         after it, because that may have to wait. Raises `StoreError` once closed.
         """
         assert not request.durable
+        self._refuse_within()
         with self._lock:
             self._refuse_if_closed()
             connection = self._connection
@@ -213,6 +223,7 @@ class Writer:
 
     def _write_at_once(self, connection: WriterConnection, put_off: list[Request], request: Request) -> bool:
         """Commit all of them together, or nothing, and then nobody is told anything; whether they are committed."""
+        self._holder = threading.get_ident()
         are_done = False
         try:
             try:
@@ -240,6 +251,8 @@ class Writer:
                 _settle_all(put_off)
             self._take_back()
             raise
+        finally:
+            self._holder = None
         return True
 
     def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any] | None:
@@ -248,16 +261,21 @@ class Writer:
 
         It has the pages at hand which it wrote; any other connection reads them again after every commit.
         """
+        if self._holder == threading.get_ident():
+            return None
         with self._lock:
             connection = self._connection
             if connection is None or not self._is_idle or self._is_taken:
                 return None
             with self._pen:
+                self._holder = threading.get_ident()
                 try:
                     return connection.execute(statement, values).fetchall()
                 except (sqlite3.Error, UnicodeEncodeError, OverflowError):
                     # This connection waits for nobody. Who reads with another one waits, and is told what is wrong.
                     return None
+                finally:
+                    self._holder = None
 
     def submit_later(self, request: Request) -> None:
         """Queue a request nobody waits for: before the next one, or after `LAZY_SECONDS` of its event loop.
@@ -266,6 +284,7 @@ class Writer:
         """
         loop = request.loop
         assert loop is not None
+        self._refuse_within()
         with self._lock:
             self._refuse_if_closed()
             self._arrived.append(request)
@@ -409,6 +428,7 @@ class Writer:
     def _write(self, group: list[Request]) -> None:
         """Commit a group and leave with each request what became of it; never raises, but for Ctrl-C while a failure is
         told."""
+        self._holder = threading.get_ident()
         try:
             if self._connection is None:
                 from lash_cli.store.sqlite.announcing import open_writing
@@ -428,6 +448,8 @@ class Writer:
                 if has_seen_lost:
                     request.error = failure
             self._take_back()
+        finally:
+            self._holder = None
 
     def _take_back(self) -> None:
         """Undo the transaction that may be open, and what it was going to tell."""
