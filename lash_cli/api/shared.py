@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
@@ -152,7 +153,9 @@ class Within:
 
     def __exit__(self, *_: object) -> None:
         self.shared = None
-        _WITHIN.reset(self._token)
+        # A turn whose loop was closed is collected in the context of somebody else, which has nothing of it.
+        with suppress(ValueError):
+            _WITHIN.reset(self._token)
 
 
 _WITHIN: ContextVar[Within | None] = ContextVar("lash_turn", default=None)

@@ -268,3 +268,51 @@ def test_a_change_that_went_with_its_loop_is_not_made_by_the_handle_later(tmp_pa
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     said = "two done three done four done"
     assert ran.stdout.splitlines() == ["True", said, said, "4"], ran.stdout + ran.stderr
+
+
+# What a worker did in a loop that is gone says nothing of the session, whatever happens as it is collected.
+WORK_LEFT_BEHIND = """
+import asyncio, sys
+from lash_cli.api import LashCore, ModelSpec, SqliteStore
+from support.scripted import ScriptedCaller, text
+
+caller = ScriptedCaller([text("done")])
+core = LashCore(provider=caller, store=SqliteStore.open(sys.argv[1]), queue_driver="none", model=ModelSpec("m"))
+open_lane = core.store.open_lane
+reached = asyncio.Event()
+
+async def never(request):
+    reached.set()
+    await asyncio.Event().wait()
+
+async def work():
+    await core.open_session("s1")
+    await core.queue("s1").enqueue("one")
+    core.store.open_lane = never
+    asyncio.ensure_future(core.worker().run())
+    await reached.wait()
+    return [task for task in asyncio.all_tasks() if task.get_coro().__name__ == "_work"]
+
+loop = asyncio.new_event_loop()
+(left,) = loop.run_until_complete(work())
+loop.close()
+core.store.open_lane = open_lane
+
+async def go_on():
+    left.get_coro().close()  # as it may be collected, as a whole
+    await core.store.db.write(lambda connection: None, durable=True)  # behind whatever was written meanwhile
+    print((await core.store.demand("s1")).is_held)
+    session = await core.open_session("s1")
+    await session.queued_turn().run()
+    print((await core.store.session_row("s1")).turn_state.turn_index)
+    await core.aclose()
+
+asyncio.run(go_on())
+"""
+
+
+def test_work_that_went_with_its_loop_holds_no_queue(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WORK_LEFT_BEHIND, str(tmp_path / "lash.db")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert ran.stdout.splitlines() == ["False", "1"], ran.stdout + ran.stderr
