@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 import sys
 
+from lash_cli.umask import make_private
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from lash_cli.cli.globals import GlobalOptions
@@ -24,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
 
         is_interruptible = let_it_end_us()
         _speak_utf8()
-    os.umask(0o077)
+    make_private()
     if sys.stdin is None or sys.stdout is None or sys.stderr is None:
         from lash_cli.cli.streams import replace_closed
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from lash_cli import umask
 from lash_cli.errors import LashRuntimeError
 from lash_cli.views.safe_text import safe_text
 
@@ -68,7 +69,10 @@ async def _started(
     command: Sequence[str], *, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None
 ) -> Process:
     try:
-        return await asyncio.create_subprocess_exec(*command, stdin=stdin, stdout=stdout, stderr=stderr)
+        mask = umask.of_user()
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=stdin, stdout=stdout, stderr=stderr, umask=-1 if mask is None else mask
+        )
     except (OSError, ValueError) as error:
         raise LashRuntimeError("command_not_started", f"cannot start {command[0]}: {error}") from error
 

@@ -26,6 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from lash_cli import umask
 from lash_cli.core.protocols import CancelSignal, Clock
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid
@@ -225,6 +226,8 @@ class ProcessGroups:
             raise invalid("command_not_started", "the command could not be started: it contains a null byte")
         guard = self._live_guard()
         launcher = _LAUNCHER if stdin is None else _LAUNCHER_WITH_INPUT
+        if (mask := umask.of_user()) is not None:
+            launcher = f"umask {mask:03o}; {launcher}"
         loop = asyncio.get_running_loop()
         try:
             transport, wire = await loop.subprocess_exec(

@@ -19,12 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from lash_cli import umask
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.policy import FilePolicy
 
-# The file is the user's and lash itself runs under umask 077, so the usual mode is set explicitly.
-NEW_FILE_MODE = 0o644
+# What the umask of the user leaves of it: the file is theirs.
+NEW_FILE_MODE = 0o666
 
 # What a file system, or a kernel, says that has no files without a name; and one that lets nobody name them.
 _NO_UNNAMED = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS))
@@ -83,14 +84,15 @@ def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected: by
 
         is_named = False
         try:
-            if (descriptor := _open_unnamed(directory)) is not None:
+            mode = NEW_FILE_MODE if existing is None else 0o600
+            if (descriptor := _open_unnamed(directory, mode)) is not None:
                 with open(descriptor, "wb") as file:
                     _fill(file, content, existing)
                     require_unchanged()
                     is_named = _give_name(descriptor, partial, directory)
             if not is_named:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                descriptor = os.open(partial, flags, 0o600, dir_fd=directory)
+                descriptor = os.open(partial, flags, mode, dir_fd=directory)
                 is_named = True
                 with open(descriptor, "wb") as file:
                     _fill(file, content, existing)
@@ -108,13 +110,13 @@ def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected: by
         os.close(directory)
 
 
-def _open_unnamed(directory: int) -> int | None:
+def _open_unnamed(directory: int, mode: int) -> int | None:
     """A new file that is in the directory under no name, None where there can be none."""
     flag = getattr(os, "O_TMPFILE", None)
     if flag is None:
         return None
     try:
-        return os.open(".", os.O_WRONLY | flag | os.O_CLOEXEC, 0o600, dir_fd=directory)
+        return os.open(".", os.O_WRONLY | flag | os.O_CLOEXEC, mode, dir_fd=directory)
     except OSError as error:
         if error.errno in _NO_UNNAMED:
             return None
@@ -160,7 +162,8 @@ def _may_write(directory: int, name: str) -> bool:
 
 def _keep_ownership(descriptor: int, existing: os.stat_result | None) -> None:
     if existing is None:
-        os.fchmod(descriptor, NEW_FILE_MODE)
+        if (mask := umask.of_user()) is not None:
+            os.fchmod(descriptor, NEW_FILE_MODE & ~mask)
         return
     mode = stat.S_IMODE(existing.st_mode)
     try:

@@ -127,7 +127,7 @@ def test_putting_text_into_a_queue_imports_no_parser_and_no_event_loop(home, arg
 # bar: import it where it is needed instead, or say here why each of these commands needs it.
 FOR_ALL = """
     . __main__ cli cli.fast cli.globals errors paths store store.sqlite store.sqlite.file_names store.sqlite.schema
-    views views.safe_text views.times
+    umask views views.safe_text views.times
 """
 FOR_A_SESSION = """
     cli.documents cli.failure cli.invocation cli.output cli.reading cli.references core core.claim_limits core.codec

@@ -15,7 +15,7 @@ import pytest
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.policy import FilePolicy
-from lash_cli.tools.writing import NEW_FILE_MODE, replace_file
+from lash_cli.tools.writing import replace_file
 
 
 @pytest.fixture
@@ -211,4 +211,4 @@ def test_a_file_is_replaced_where_none_can_be_without_a_name(tmp_path: Path, mon
     with pytest.raises(ToolFault):
         replace_file(policy, target, b"newer", expected=b"old")
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and target.read_bytes() == b"new"
-    assert stat.S_IMODE(target.stat().st_mode) == NEW_FILE_MODE
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644

@@ -181,9 +181,8 @@ class Warm:
         `first` is Python that it does before it begins: every module is loaded
         then, so what it replaces has to be replaced in whatever module took it.
         """
-        request = json.dumps(
-            {"args": list(args), "env": dict(env), "cwd": cwd, "start_new_session": start_new_session, "first": first}
-        ).encode()
+        asked = {"args": list(args), "env": dict(env), "cwd": cwd, "umask": _umask(), "first": first}
+        request = json.dumps(asked | {"start_new_session": start_new_session}).encode()
         if len(request) > _MESSAGE_BYTES // 2:
             return None
         ours: list[int | None] = []
@@ -243,6 +242,13 @@ def is_cold(env: Mapping[str, str]) -> bool:
     if os.environ.get("LASH_TEST_COLD"):
         return True
     return any(name.startswith(_COLD_VARIABLES) and _USUAL.get(name) != value for name, value in env.items())
+
+
+def _umask() -> int:
+    """What a command started here inherits; it cannot be read without being set."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _read_all(into: list[bytes], place: int, stream: BinaryIO) -> None:
@@ -378,6 +384,8 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
+    if "umask" in request:
+        os.umask(request["umask"])
     random.seed()
     sys.stdin, sys.stdout, sys.stderr = _streams()
     sys.argv = ["lash", *request["args"]]
