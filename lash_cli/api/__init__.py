@@ -22,10 +22,12 @@ _PARTS_OF = {"TurnRecord": ("TurnSummary",)}
 def _homes() -> dict[str, str]:
     """The module of every public name, from `from MODULE import NAME as NAME, …` of the stub."""
     homes: dict[str, str] = {}
-    with open(os.path.join(os.path.dirname(__file__), "__init__.pyi"), encoding="utf-8") as stub:
-        for statement in stub.read().split("\nfrom ")[1:]:
-            home, _, names = statement.partition(" import ")
-            homes.update((piece.split()[-1], home) for piece in names.split(" as ")[:-1])
+    # By whoever loaded this package: in an archive it is no file.
+    loader: Any = __spec__.loader
+    stub: bytes = loader.get_data(os.path.join(os.path.dirname(__file__), "__init__.pyi"))
+    for statement in stub.decode().split("\nfrom ")[1:]:
+        home, _, names = statement.partition(" import ")
+        homes.update((piece.split()[-1], home) for piece in names.split(" as ")[:-1])
     return homes
 
 

@@ -9,6 +9,7 @@ import pydoc
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -186,3 +187,17 @@ def test_every_founding_name_of_watching_is_public() -> None:
     assert all(hasattr(api.ObservableSession, name) for name in OBSERVABLE)
     assert all(hasattr(api.LashSession, name) for name in ("observe", "read_view", "usage_report"))
     assert inspect.iscoroutinefunction(api.LashSession.set_turn_phase_probe)
+
+
+def test_the_package_is_used_from_an_archive_too(tmp_path: Path) -> None:
+    """As a program that is shipped as one file has it, where none of its modules is a file."""
+    package = Path(lash_cli.__file__).parent
+    archive = tmp_path / "program.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in package.rglob("*.py*"):
+            if path.suffix in (".py", ".pyi"):
+                file.write(path, path.relative_to(package.parent))
+    asked = f"import sys; sys.path.insert(0, {str(archive)!r})\n"
+    asked += "import lash_cli; from lash_cli import *; print(lash_cli.__file__, LashCore.__name__)"
+    ran = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.stdout == f"{archive}/lash_cli/__init__.py LashCore\n", ran.stderr
