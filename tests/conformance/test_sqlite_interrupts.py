@@ -24,6 +24,7 @@ from lash_cli.errors import StoreError
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.sqlite import announcing, log, writer
 from lash_cli.store.sqlite.announcing import LogNews, WriterConnection
+from lash_cli.store.sqlite.connections import held_here
 from lash_cli.store.sqlite.database import Database, _Reader
 from lash_cli.store.sqlite.writer import Request, Writer, _settle_all
 
@@ -106,8 +107,10 @@ class Watched:
 
     def assert_free(self) -> None:
         """No lock of ours is held, nor one of the file."""
-        assert not self.database.writer._lock.locked()
-        assert not self.database.writer._pen.locked()
+        for lock in (self.database.writer._lock, self.database.writer._pen):
+            assert not held_here(lock)
+            assert lock.acquire(blocking=False)
+            lock.release()
         with closing(sqlite3.connect(self.path, isolation_level=None, timeout=WAIT_S)) as other:
             other.execute("BEGIN IMMEDIATE")
             other.execute("ROLLBACK")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import resource
 import shutil
 import sqlite3
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ import pytest
 from lash_cli.errors import StoreError
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.sqlite import announcing, log
+from lash_cli.store.sqlite import database as database_module
 from lash_cli.store.sqlite.connections import WAL_KEPT_BYTES, connect
 from lash_cli.store.sqlite.database import Database
 
@@ -462,3 +465,60 @@ async def test_a_write_that_is_begun_within_another_one_is_never_waited_for(
         assert await tells(database.write_brief(collect)) == refused, "on that of an event loop"
         assert await tells(asyncio.to_thread(database.write_sync, collect, durable=True)) == refused, "on any other"
     await database.aclose()
+
+
+@pytest.mark.timeout(WAIT_S)
+async def test_a_write_that_is_begun_while_another_one_is_being_queued_is_never_waited_for(
+    database_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above: a pass of the event loop is asked for in the middle of queueing, and that is where things are collected
+    that others left."""
+    database = Database.open(database_path, clock=clock)
+    await asyncio.gather(*(database.write(insert(f"company {number}"), durable=False) for number in range(4)))
+    loop, told = asyncio.get_running_loop(), list[str]()
+    call_soon = loop.call_soon
+
+    def collect(callback: Callable[..., object], *arguments: Any, **options: Any) -> asyncio.Handle:
+        if not told and callback == database.writer._pass_is_over:
+            told.append(str(database.peek("SELECT 1", ())))
+            within = database.write(insert("within"), durable=True)
+            with pytest.raises(StoreError) as refusal:
+                within.send(None)
+            told.append(refusal.value.code)
+        return call_soon(callback, *arguments, **options)
+
+    monkeypatch.setattr(loop, "call_soon", collect)
+    await asyncio.gather(*(database.write(insert(f"again {number}"), durable=True) for number in range(4)))
+    monkeypatch.undo()
+    assert told == ["[(1,)]", "store_write_within"]
+    await database.aclose()
+
+
+@pytest.mark.timeout(WAIT_S)
+async def test_a_read_that_is_begun_within_another_one_is_never_waited_for(
+    database_path: Path, clock: ManualClock
+) -> None:
+    database = Database.open(database_path, clock=clock)
+    await database.write(insert("one"), durable=True)
+
+    with pytest.raises(StoreError, match="being read") as refusal:
+        database.read(lambda _: database.change_mark())
+    assert refusal.value.code == "store_read_within"
+    assert database.read(lambda _: names(database)) == {"one"}, "the connection that writes is free"
+    assert database.change_mark() == database.change_mark()
+    await database.aclose()
+
+
+def test_a_database_that_is_gone_as_it_is_opened_says_so_once(
+    database_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    monkeypatch.setattr(database_module, "refuse_lost", os.remove)
+    with pytest.raises(StoreError) as refusal:
+        Database.open(database_path, clock=clock)
+    assert refusal.value.code == "store_replaced"
+    refusal.value.__traceback__ = None
+    del refusal
+    gc.collect()
+    assert said == []

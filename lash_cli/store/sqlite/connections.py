@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any, Final
@@ -150,6 +151,11 @@ def in_the_way(path: StrPath) -> StoreReadOnly:
 def _is_locked(error: sqlite3.Error) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
     return isinstance(code, int) and code & 0xFF in _LOCKED_CODES
+
+
+def held_here(lock: threading.RLock) -> bool:
+    """Whether the calling thread has `lock`: who takes it again would wait for itself, were it not one of these."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]
 
 
 def patiently(connection: sqlite3.Connection, statement: str, lock_timeout_s: float = LOCK_TIMEOUT_SECONDS) -> Any:

@@ -17,8 +17,9 @@ import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from weakref import finalize
 
-from lash_cli.errors import NotFoundError, StoreReadOnly, StoreUnusable, TooManyOpenFiles, UsageError
+from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable, TooManyOpenFiles, UsageError
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import (
     BEGIN_READ,
@@ -33,6 +34,7 @@ from lash_cli.store.sqlite.connections import (
     busy_timeout,
     closed_error,
     connect,
+    held_here,
     in_the_way,
     mapped_errors,
     patiently,
@@ -130,7 +132,7 @@ class _Reader:
         self._path = path
         self._read_only = read_only
         self._pragmas = (busy_timeout(lock_timeout_s), *pragmas)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._is_closed = False
         self._is_forked = False
@@ -139,7 +141,9 @@ class _Reader:
         self.openings = 0
 
     def run(self, job: Job[T]) -> T:
-        """Run `job` in one read transaction."""
+        """Run `job` in one read transaction. Raises `StoreError` (`store_read_within`) in the middle of another read of
+        this thread, where something that is collected may begin one."""
+        self._refuse_within()
         with self._lock, mapped_errors(self._path):
             connection = self._opened()
             try:
@@ -150,9 +154,14 @@ class _Reader:
                     connection.execute(ROLLBACK)
 
     def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
-        """All rows of one SELECT, which is a read transaction of its own."""
+        """All rows of one SELECT, which is a read transaction of its own. Raises as `run`."""
+        self._refuse_within()
         with self._lock, mapped_errors(self._path):
             return self._opened().execute(statement, values).fetchall()
+
+    def _refuse_within(self) -> None:
+        if held_here(self._lock):
+            raise StoreError(f"{self._path} is being read by this thread", code="store_read_within")
 
     def _opened(self) -> sqlite3.Connection:
         if self._is_closed:
@@ -164,6 +173,8 @@ class _Reader:
 
     def rest(self, deadline: float) -> bool:
         """See `process_forks.Forkable`."""
+        if held_here(self._lock):
+            return False
         self._is_resting = self._lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
         if not self._is_resting:
             return False
@@ -180,7 +191,7 @@ class _Reader:
 
     def lose(self) -> sqlite3.Connection | None:
         """Be closed in the child of a fork; its connection, which is the parent's."""
-        self._lock, self._is_resting = threading.Lock(), False
+        self._lock, self._is_resting = threading.RLock(), False
         self._is_closed = self._is_forked = True
         connection, self._connection = self._connection, None
         return connection
@@ -207,10 +218,8 @@ class Database:
         self._bulk_reader = _Reader(path, BULK_READER_PRAGMAS, read_only=read_only, lock_timeout_s=lock_timeout_s)
         is_normal = synchronous == "normal"
         self.writer = Writer(path, always_normal=is_normal, lock_timeout_s=lock_timeout_s)
-
-    def __del__(self) -> None:
         # Dropped without being closed: its threads would keep what they use for as long as the process runs.
-        self.writer.forsake()
+        finalize(self, self.writer.forsake).atexit = False
 
     @property
     def identity(self) -> str:

@@ -46,6 +46,7 @@ from lash_cli.store.sqlite.connections import (
     COMMIT,
     ROLLBACK,
     closed_error,
+    held_here,
     patiently,
     told_error,
 )
@@ -114,11 +115,10 @@ class Writer:
         # Sessions that lost a live preview; see `announcing.WriterConnection`.
         self.lost_previews: dict[str, object] = {}
         # Held for moments only: whoever waits for the pen does so without it.
-        self._lock = threading.Lock()
-        # Held by whoever writes, from the beginning of its transaction until it is synced.
-        self._pen = threading.Lock()
-        # The thread that has the pen. What is collected in the middle of a write may begin one itself, on that thread.
-        self._holder: int | None = None
+        self._lock = threading.RLock()
+        # Held by whoever writes, from the beginning of its transaction until it is synced. Both locks know whose they
+        # are, and nobody takes one twice: what is collected in the middle of a write may begin one itself.
+        self._pen = threading.RLock()
         # What arrived and was not handed to the thread yet, in order; and the loops that will see to that.
         self._arrived: list[Request] = []
         self._soon_loop: asyncio.AbstractEventLoop | None = None
@@ -139,8 +139,8 @@ class Writer:
         self._connection: WriterConnection | None = None
 
     def _refuse_within(self) -> None:
-        """Raise `StoreError` where the calling thread has the pen: it would wait for itself."""
-        if self._holder == threading.get_ident() and self._pen.locked():
+        """Raise `StoreError` where the calling thread has the lock or the pen: it would wait for itself."""
+        if held_here(self._lock) or held_here(self._pen):
             raise StoreError(f"{self._path} is being written by this thread", code="store_write_within")
 
     def submit(self, request: Request) -> None:
@@ -223,7 +223,6 @@ class Writer:
 
     def _write_at_once(self, connection: WriterConnection, put_off: list[Request], request: Request) -> bool:
         """Commit all of them together, or nothing, and then nobody is told anything; whether they are committed."""
-        self._holder = threading.get_ident()
         are_done = False
         try:
             try:
@@ -251,8 +250,6 @@ class Writer:
                 _settle_all(put_off)
             self._take_back()
             raise
-        finally:
-            self._holder = None
         return True
 
     def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any] | None:
@@ -261,21 +258,18 @@ class Writer:
 
         It has the pages at hand which it wrote; any other connection reads them again after every commit.
         """
-        if self._holder == threading.get_ident():
+        if held_here(self._lock) or held_here(self._pen):
             return None
         with self._lock:
             connection = self._connection
             if connection is None or not self._is_idle or self._is_taken:
                 return None
             with self._pen:
-                self._holder = threading.get_ident()
                 try:
                     return connection.execute(statement, values).fetchall()
                 except (sqlite3.Error, UnicodeEncodeError, OverflowError):
                     # This connection waits for nobody. Who reads with another one waits, and is told what is wrong.
                     return None
-                finally:
-                    self._holder = None
 
     def submit_later(self, request: Request) -> None:
         """Queue a request nobody waits for: before the next one, or after `LAZY_SECONDS` of its event loop.
@@ -316,6 +310,8 @@ class Writer:
 
     def rest(self, deadline: float) -> bool:
         """See `process_forks.Forkable`. Who holds the pen may wait for the checkpointer, and never the other way."""
+        if held_here(self._pen):
+            return False
         self._is_resting = self._pen.acquire(timeout=max(0.0, deadline - time.monotonic()))
         if not self._is_resting or not self._checkpointer.rest(deadline):
             return False
@@ -335,7 +331,7 @@ class Writer:
     def lose(self) -> sqlite3.Connection | None:
         """Be closed in the child of a fork, where the thread does not run and whoever held a lock is not; its
         connection, which is the parent's."""
-        self._lock, self._pen, self._is_resting = threading.Lock(), threading.Lock(), False
+        self._lock, self._pen, self._is_resting = threading.RLock(), threading.RLock(), False
         self._is_closed = self._is_forked = True
         self._log.close()
         self._checkpointer = Checkpointer(self._path, self._log)
@@ -428,7 +424,6 @@ class Writer:
     def _write(self, group: list[Request]) -> None:
         """Commit a group and leave with each request what became of it; never raises, but for Ctrl-C while a failure is
         told."""
-        self._holder = threading.get_ident()
         try:
             if self._connection is None:
                 from lash_cli.store.sqlite.announcing import open_writing
@@ -448,8 +443,6 @@ class Writer:
                 if has_seen_lost:
                     request.error = failure
             self._take_back()
-        finally:
-            self._holder = None
 
     def _take_back(self) -> None:
         """Undo the transaction that may be open, and what it was going to tell."""
