@@ -16,6 +16,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from lash_cli.core.codec import Record
@@ -23,6 +24,8 @@ from lash_cli.core.llm import LlmRequest
 from lash_cli.core.protocols import Clock
 
 CHARS_PER_TOKEN = 4
+# Of a loop that is closed nobody is told, and a task somebody still holds gives nothing back: who waits looks.
+_LOOKS_AGAIN_SECONDS = 1.0
 
 
 class RateLimits(Record):
@@ -127,7 +130,6 @@ class RateLimiter:
                 self._process = os.getpid()
                 self._line.clear()
                 self._out.clear()
-            self._forget_closed_loops()
             self._line.append(place)
         try:
             while True:
@@ -136,7 +138,9 @@ class RateLimiter:
                 if isinstance(admitted, Permit):
                     return admitted
                 if admitted is None:
-                    await place.called.wait()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(_LOOKS_AGAIN_SECONDS):
+                            await place.called.wait()
                 else:
                     await self._clock.sleep(admitted)
         finally:
@@ -150,6 +154,7 @@ class RateLimiter:
         is called."""
         limits = self._limits
         with _guard:
+            self._forget_closed_loops()
             if self._line[0] is not place:
                 return None
             if limits.max_concurrent is not None and len(self._out) >= limits.max_concurrent:
@@ -184,14 +189,16 @@ class RateLimiter:
         self._forget_closed_loops()
         if self._line:
             first = self._line[0]
-            first.loop.call_soon_threadsafe(first.called.set)
+            with suppress(RuntimeError):  # closed in this very moment: the next in line looks again
+                first.loop.call_soon_threadsafe(first.called.set)
 
     def _forget_closed_loops(self) -> None:
         """Who waited in a loop that is closed comes no more, and gives nothing back."""
         while self._line and self._line[0].loop.is_closed():
             self._line.popleft()
-        for permit in [permit for permit, loop in self._out.items() if loop.is_closed()]:
-            del self._out[permit]
+        for permit, loop in self._out.copy().items():  # what is collected meanwhile gives back its own
+            if loop.is_closed():
+                self._out.pop(permit, None)
 
 
 def estimated_tokens(request: LlmRequest) -> int:

@@ -211,3 +211,44 @@ def test_who_went_with_a_closed_loop_is_in_nobodys_way(how: str) -> None:
     in_loops_of_their_own(limiter.acquire)
     if how == "in line":
         waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+def test_who_waits_for_a_loop_that_is_closed_meanwhile_is_served_though_nobody_calls() -> None:
+    limiter = RateLimiter(RateLimits(max_concurrent=1), SystemClock())
+    loop = asyncio.new_event_loop()
+    held = loop.run_until_complete(limiter.acquire())
+
+    async def closes() -> None:
+        await until_in_line(limiter, 1)
+        loop.close()
+
+    in_loops_of_their_own(limiter.acquire, closes)
+    held.release()
+
+
+def test_a_loop_that_closes_while_its_first_in_line_is_called_fails_nobody() -> None:
+    class Closing(asyncio.SelectorEventLoop):
+        closes_when_looked_at = False
+
+        def is_closed(self) -> bool:
+            was_closed = super().is_closed()
+            if self.closes_when_looked_at:
+                self.closes_when_looked_at = False
+                self.close()
+            return was_closed
+
+    limiter = RateLimiter(RateLimits(max_concurrent=1), SystemClock())
+    loop = Closing()
+
+    async def gives_back() -> None:
+        permit = await limiter.acquire()
+        waiting = loop.create_task(limiter.acquire())
+        await asyncio.to_thread(loop.run_until_complete, asyncio.sleep(0))
+        waiting._log_destroy_pending = False  # type: ignore[attr-defined]
+        loop.closes_when_looked_at = True
+        permit.release()
+        assert loop.is_closed()
+        (await limiter.acquire()).release()
+
+    in_loops_of_their_own(gives_back)
+    assert (limiter.in_flight, limiter.waiting) == (0, 0)
