@@ -129,7 +129,8 @@ _MARKERS: tuple[tuple[tuple[str, ...], str, _Verdict], ...] = (
             "maximum prompt length",
             "exceeded model token limit",
             "longer than the maximum model length",
-            "`max_new_tokens` must be <=",
+            "`inputs` tokens + `max_new_tokens` must be <=",
+            "`inputs` must have less than",
             "prompt exceeds max length",
         ),
         "context_length_exceeded",
@@ -342,11 +343,27 @@ def _message_and_codes(document: Any) -> tuple[str, tuple[str, ...]]:
         return error, ()
     if not isinstance(error, dict):
         return "", ()
-    text = next((error[name] for name in ("message", "detail", "msg") if isinstance(error.get(name), str)), "")
+    text = next(filter(None, (_words_of(error.get(name)) for name in ("message", "detail", "msg"))), "")
     said = (error.get(name) for name in ("code", "type", "status"))
     codes = tuple(code for code in said if isinstance(code, str) and _CODE.fullmatch(code))
     passed_on, passed_codes = _passed_on(error)
     return ": ".join(filter(None, (text, passed_on))), (*_detail_reasons(error), *codes, *passed_codes)
+
+
+def _words_of(said: Any) -> str:
+    """What is said in a text, or of each field by servers that check what they are sent (FastAPI, and Mistral within
+    another object): without the `input` they quote, whose words are those of the conversation."""
+    if isinstance(said, dict):
+        return _words_of(said.get("detail"))
+    if not isinstance(said, list):
+        return said if isinstance(said, str) else ""
+    fields = [field for field in said if isinstance(field, dict) and isinstance(field.get("msg"), str)]
+    return "; ".join(f"{_place_of(field)}{field['msg']}" for field in fields)
+
+
+def _place_of(field: dict[str, Any]) -> str:
+    place = field.get("loc")
+    return f"{'.'.join(map(str, place))}: " if isinstance(place, list) and place else ""
 
 
 def _passed_on(error: dict[str, Any]) -> tuple[str, tuple[str, ...]]:

@@ -108,9 +108,10 @@ def test_codes_and_markers_beat_the_status(status: int, body: object, kind: str,
         (400, error("prompt token count of 9 exceeds the limit of 8", code="model_max_prompt_tokens_exceeded")),
         (400, error("The decoder prompt (length 5000) is longer than the maximum model length of 4096.")),
         (422, error("Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4097. Given: 5000")),
+        (422, error("Input validation error: `inputs` must have less than 4096 tokens. Given: 5000")),
         (400, error("Prompt exceeds max length", code="1261")),
     ],
-    ids=["gemini", "xai", "moonshot", "copilot", "vllm", "tgi", "zhipu"],
+    ids=["gemini", "xai", "moonshot", "copilot", "vllm", "tgi", "tgi alone", "zhipu"],
 )
 def test_a_conversation_that_is_too_long_is_known_in_the_words_of_many(status: int, body: object) -> None:
     verdict = judge(status, body)
@@ -119,6 +120,21 @@ def test_a_conversation_that_is_too_long_is_known_in_the_words_of_many(status: i
         False,
         TerminalReason.CONTEXT_OVERFLOW,
     )
+
+
+def test_an_answer_that_may_not_be_so_long_is_no_conversation_that_is() -> None:
+    verdict = judge(422, error("Input validation error: `max_new_tokens` must be <= 512. Given: 4096"))
+    assert (verdict.kind, verdict.terminal_reason) == ("validation", TerminalReason.PROVIDER_ERROR)
+
+
+@pytest.mark.parametrize("is_within", [False, True], ids=["fastapi", "mistral"])
+def test_what_a_server_quotes_of_the_conversation_says_nothing_of_the_failure(is_within: bool) -> None:
+    quoted = [{"role": "user", "content": "How long is your context window, and what is your content policy?"}]
+    field = {"type": "missing", "loc": ["body", "messages", 0, "id"], "msg": "Field required", "input": quoted}
+    refused = {"detail": [field, {**field, "loc": [], "msg": "Extra inputs are not permitted"}]}
+    verdict = judge(422, {"object": "error", "message": refused} if is_within else refused)
+    assert (verdict.kind, verdict.terminal_reason) == ("validation", TerminalReason.PROVIDER_ERROR)
+    assert verdict.message == "HTTP 422: body.messages.0.id: Field required; Extra inputs are not permitted"
 
 
 @pytest.mark.parametrize(
