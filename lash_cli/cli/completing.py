@@ -141,11 +141,12 @@ _table: Words | None = None
 
 
 def _taken_apart(word: str) -> tuple[str, str | None]:
-    """The spelling of an option, and the value that is glued to it if any: `--key=V`, `-kV`."""
+    """The spelling of an option, and the value that is glued to it if any: `--key=V`, `-kV`, of a global one `-k=V`."""
     if word.startswith("--"):
         spelling, equals, value = word.partition("=")
         return spelling, value if equals else None
-    return word[:2], word[2:] or None
+    glued = word[2:]
+    return word[:2], (glued.removeprefix("=") if word[:2] in ("-o", "-c") else glued) if glued else None
 
 
 class CommandLine:

@@ -72,6 +72,8 @@ def test_verbs_options_and_fixed_values_need_no_database(home):
     assert offered(home, "ls", "-o", "js")[0] == ["json", "jsonl"]
     assert offered(home, "-o", "json", "ls", "--status", "idle,cl") == (["idle,closed"], ":nospace")
     assert offered(home, "show", "--output=ta") == (["--output=table"], ":nofiles")
+    assert offered(home, "show", "-ota") == (["-otable"], ":nofiles")
+    assert offered(home, "show", "-o=ta") == (["-o=table"], ":nofiles")
     assert offered(home, "ls", "--fields", "id,stat") == (["id,status"], ":nospace")
     assert offered(home, "config", "set", "completion.previews", "") == (["true", "false"], ":nofiles")
     assert offered(home, "-c", "completion.") == (["completion.previews="], ":nospace")
