@@ -19,7 +19,7 @@ def did_you_mean(
     import difflib  # costs more than a command that goes well
 
     spelled: dict[str, list[str]] = {}
-    for one in known:
+    for one in dict.fromkeys(known):
         spelled.setdefault(one.lower(), []).append(one)
     matches = difflib.get_close_matches(word.lower(), spelled, n=most, cutoff=_NEAR)
     nearest = [one for match in matches for one in spelled[match]]

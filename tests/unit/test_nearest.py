@@ -20,3 +20,7 @@ def test_case_counts_for_nothing_and_words_that_differ_in_it_alone_are_all_offer
 def test_where_nothing_is_near_the_other_hint_stands():
     assert did_you_mean("xyz", ["idle"], "see the help") == ("see the help", [])
     assert did_you_mean("xyz", [], "see the help") == ("see the help", [])
+
+
+def test_what_is_known_from_two_places_is_offered_once():
+    assert did_you_mean("gpt-55", ["gpt-5", "other", "gpt-5"], "none") == ("did you mean: gpt-5", ["gpt-5"])
