@@ -94,7 +94,9 @@ class SharedSession:
             self._lock, self._loop = asyncio.Lock(), loop
         if self._is_left_behind and self.state.store is not None:
             # What was under way goes on with the state it has when it is collected, and undoes what it did to it.
-            self.state = self.state.left_behind(self.host.clock.now_ms())
+            # A handle whose first commit is still to replace what is stored has loaded nothing, and replaces it yet.
+            if not (self.state.replaces_graph and self.state.head_revision is None):
+                self.state = self.state.left_behind(self.host.clock.now_ms())
             self._is_left_behind = False
         return self._lock
 

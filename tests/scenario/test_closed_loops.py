@@ -316,3 +316,52 @@ def test_work_that_went_with_its_loop_holds_no_queue(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert ran.stdout.splitlines() == ["False", "1"], ran.stdout + ran.stderr
+
+
+# Who opened a session to replace what is stored still does, also when the turn that was to be the first went with its
+# loop before it had the lane.
+FRESH_LEFT_BEHIND = """
+import asyncio, sys
+from lash_cli.api import LashCore, ModelSpec, SqliteStore, message_text
+from support.scripted import ScriptedCaller, text
+
+core = LashCore(
+    provider=ScriptedCaller([text("done")], repeat=True), store=SqliteStore.open(sys.argv[1]), queue_driver="none",
+    model=ModelSpec("m"),
+)
+open_lane = core.store.open_lane
+
+async def leave_the_first_turn_behind():
+    reached = asyncio.Event()
+
+    async def never(request):
+        reached.set()
+        await asyncio.Event().wait()
+
+    async with await core.open_session("s1") as before:
+        await before.turn("old").run()
+    session = await core.open_fresh("s1")
+    core.store.open_lane = never
+    running = asyncio.ensure_future(session.turn("first").run())
+    await reached.wait()
+    return session, running
+
+loop = asyncio.new_event_loop()
+session, left = loop.run_until_complete(leave_the_first_turn_behind())
+loop.close()
+core.store.open_lane = open_lane
+
+async def go_on():
+    await session.turn("new").run()
+    print(*[message_text(message) for message in session.read_view().messages])
+    await core.aclose()
+
+asyncio.run(go_on())
+"""
+
+
+def test_a_first_turn_that_went_with_its_loop_leaves_a_fresh_session_fresh(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FRESH_LEFT_BEHIND, str(tmp_path / "lash.db")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert ran.stdout.splitlines() == ["new done"], ran.stdout + ran.stderr
