@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
-from weakref import finalize
 
 from lash_cli.errors import NotFoundError, StoreError, StoreReadOnly, StoreUnusable, TooManyOpenFiles, UsageError
 from lash_cli.store.sqlite import schema
@@ -218,8 +217,12 @@ class Database:
         self._bulk_reader = _Reader(path, BULK_READER_PRAGMAS, read_only=read_only, lock_timeout_s=lock_timeout_s)
         is_normal = synchronous == "normal"
         self.writer = Writer(path, always_normal=is_normal, lock_timeout_s=lock_timeout_s)
-        # Dropped without being closed: its threads would keep what they use for as long as the process runs.
-        finalize(self, self.writer.forsake).atexit = False
+
+    def __del__(self) -> None:
+        # Dropped without being closed: its threads would keep what they use for as long as the process runs. There is
+        # no writer where the file was gone as it was opened.
+        if hasattr(self, "writer"):
+            self.writer.forsake()
 
     @property
     def identity(self) -> str:
