@@ -42,6 +42,15 @@ def test_a_loop_that_is_closed_is_let_go_of_with_its_store(tmp_path: Path) -> No
     assert [store() is not None for store in stores[:-1]] == [False] * 3
 
 
+def run(program: str, directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `program` over a database of its own in `directory`, as a process that ends well."""
+    command = [sys.executable, "-c", program, str(directory / "lash.db"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran
+
+
 # In a process of its own: what a closed loop leaves behind complains when it is collected.
 LEFT_BEHIND = """
 import asyncio, sys
@@ -84,11 +93,8 @@ print("closed")
     ("then", "said"), [("close", ["0", "closed"]), ("go on", ["0", "first second", "closed"])], ids=["close", "go-on"]
 )
 def test_a_turn_that_went_with_its_loop_is_in_nobodys_way(tmp_path: Path, then: str, said: list[str]) -> None:
-    command = [sys.executable, "-c", LEFT_BEHIND, str(tmp_path / "lash.db"), then]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "PYTHONPATH": str(TESTS)}
-    )
-    assert (ran.returncode, ran.stdout.splitlines()) == (0, said), ran.stderr
+    ran = run(LEFT_BEHIND, tmp_path, then)
+    assert ran.stdout.splitlines() == said, ran.stdout + ran.stderr
 
 
 # Nobody in this process need wait for the lease: not another handle, not another core, and not the handle itself, which
@@ -160,9 +166,7 @@ asyncio.run(go_on())
 
 @pytest.mark.parametrize("who", ["handle itself", "other handle", "other core", "core that works", "core that deletes"])
 def test_a_lane_that_went_with_its_loop_is_taken_by_anybody_in_the_process_at_once(tmp_path: Path, who: str) -> None:
-    command = [sys.executable, "-c", LANE_LEFT_BEHIND, str(tmp_path / "lash.db"), who]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    ran = run(LANE_LEFT_BEHIND, tmp_path, who)
     assert ran.stdout.splitlines() == ["True", "True"], ran.stdout + ran.stderr
 
 
@@ -200,9 +204,7 @@ asyncio.run(go_on())
 
 
 def test_a_drive_that_went_with_its_loop_is_taken_up_in_the_next_one_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", DRIVEN, str(tmp_path / "lash.db")]
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    ran = run(DRIVEN, tmp_path)
     assert ran.stdout.splitlines() == ["True None 0 2", "True"], ran.stdout + ran.stderr
 
 
@@ -263,9 +265,7 @@ asyncio.run(go_on())
 
 
 def test_a_change_that_went_with_its_loop_is_not_made_by_the_handle_later(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", CHANGE_LEFT_BEHIND, str(tmp_path / "lash.db")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    ran = run(CHANGE_LEFT_BEHIND, tmp_path)
     said = "two done three done four done"
     assert ran.stdout.splitlines() == ["True", said, said, "4"], ran.stdout + ran.stderr
 
@@ -312,9 +312,7 @@ asyncio.run(go_on())
 
 
 def test_work_that_went_with_its_loop_holds_no_queue(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORK_LEFT_BEHIND, str(tmp_path / "lash.db")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    ran = run(WORK_LEFT_BEHIND, tmp_path)
     assert ran.stdout.splitlines() == ["False", "1"], ran.stdout + ran.stderr
 
 
@@ -361,7 +359,5 @@ asyncio.run(go_on())
 
 
 def test_a_first_turn_that_went_with_its_loop_leaves_a_fresh_session_fresh(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FRESH_LEFT_BEHIND, str(tmp_path / "lash.db")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    ran = run(FRESH_LEFT_BEHIND, tmp_path)
     assert ran.stdout.splitlines() == ["new done"], ran.stdout + ran.stderr
