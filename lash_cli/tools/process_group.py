@@ -34,7 +34,9 @@ from lash_cli.tools.policy import printable
 
 KILL_WAIT_SECONDS = 0.5
 DRAIN_SECONDS = 0.25
-GUARD_EXIT_SECONDS = 2.0
+# How long what was killed may take to be gone. It takes for ever where the kernel waits for a dead disk, and a command
+# that became somebody else, as with sudo, is not ours to kill.
+EXIT_SECONDS = 2.0
 
 Ending = Literal["exited", "cancelled", "timed_out"]
 
@@ -149,7 +151,8 @@ class GroupProcess:
     def kill(self) -> None:
         """SIGKILL to everything and close the pipes, synchronously. Safe to call at any time."""
         self._strike()
-        self._transport.close()
+        with contextlib.suppress(PermissionError):  # the transport kills it, too
+            self._transport.close()
 
     def _strike(self) -> None:
         # Once only: afterwards the kernel may give the number to somebody else.
@@ -168,14 +171,20 @@ class GroupProcess:
             self.kill()
 
     async def terminate(self) -> None:
-        """SIGTERM, up to 500 ms to comply, then SIGKILL; also when the calling task is cancelled."""
+        """SIGTERM, up to 500 ms to comply, then SIGKILL; also when the calling task is cancelled. Who may not be killed
+        has no `returncode` afterwards."""
         try:
             if not self._is_ended:
                 kill_session(self.session, signal.SIGTERM)
             await self._within(KILL_WAIT_SECONDS, self._wire.exited)
             await self.finish()
+            await self.gone()
         finally:
             self.kill()
+
+    async def gone(self) -> None:
+        """Return when the command, which was killed, is gone, or is not going to be."""
+        await self._within(EXIT_SECONDS, self._wire.exited)
 
     async def _within(self, seconds: float, event: asyncio.Event) -> None:
         if not event.is_set():
@@ -287,7 +296,7 @@ class ProcessGroups:
             for task in ending:
                 task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
-        await asyncio.gather(*(process.wait() for process in running))
+        await asyncio.gather(*(process.gone() for process in running))
         guard, self._guard = self._guard, None
         if guard is not None:
             await asyncio.to_thread(_dismiss, guard)
@@ -333,7 +342,7 @@ def _dismiss(guard: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(OSError):  # gone before it was dismissed
             guard.stdin.close()
     try:
-        guard.wait(GUARD_EXIT_SECONDS)
+        guard.wait(EXIT_SECONDS)
     except subprocess.TimeoutExpired:
         guard.kill()
         guard.wait()

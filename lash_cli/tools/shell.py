@@ -46,8 +46,8 @@ INHERITED_VARIABLES = (
 )
 POSIX_SHELLS = ("bash", "zsh", "sh", "dash", "ksh")
 
-_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])")
-
+# A whole sequence or its first character alone: what is left of two must not make a third.
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-~])?")
 
 # What follows the first byte of a character; at most three do.
 _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
@@ -194,7 +194,7 @@ class ShellTools:
                 return cancelled()
             if ending == "timed_out":
                 await process.terminate()
-                raise await self._timed_out(arguments, buffer)
+                raise await self._timed_out(arguments, buffer, is_stopped=process.returncode is not None)
             await process.finish()
             return success(await self._result(arguments, buffer, process.returncode))
         finally:
@@ -214,16 +214,17 @@ class ShellTools:
             return {"exit_code": 128 - returncode, "signal": _signal_name(-returncode), **result}
         return {"exit_code": returncode, **result}
 
-    async def _timed_out(self, arguments: ExecArguments, buffer: OutputBuffer) -> ToolFault:
+    async def _timed_out(self, arguments: ExecArguments, buffer: OutputBuffer, *, is_stopped: bool) -> ToolFault:
         shown = await self._shown(arguments, buffer)
         # Of a failure the model reads the message alone.
         path = shown.get("full_output_path")
         kept = f" ({'more' if buffer.dropped else 'all'} of it in {path})" if path is not None else ""
+        after = f"after {arguments.timeout_ms} ms"
+        ended = f"was stopped {after}" if is_stopped else f"could not be stopped {after} and runs on"
         return ToolFault(
             FailureClass.TIMEOUT,
             "shell_timeout",
-            f"the command was stopped after {arguments.timeout_ms} ms; output so far{kept}:\n"
-            f"{shown['output'] or '(none)'}",
+            f"the command {ended}; output so far{kept}:\n{shown['output'] or '(none)'}",
             raw={"status": "timed_out", "timeout_ms": arguments.timeout_ms, **shown},
         )
 

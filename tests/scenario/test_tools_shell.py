@@ -8,9 +8,10 @@ import errno
 import os
 import signal
 import stat
+import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,11 @@ async def test_escape_sequences_are_stripped(bench: Workbench) -> None:
 
 def test_an_unterminated_escape_does_not_swallow_what_follows() -> None:
     assert strip_ansi("\x1b]0;never ended\nimportant") == "0;never ended\nimportant"
+
+
+def test_no_escape_is_left_of_one_inside_of_another() -> None:
+    assert strip_ansi("a\x1b\x1b[31m[31mb") == "a[31mb"
+    assert strip_ansi("a\x1b") == "a"
 
 
 async def test_runs_in_the_session_directory_or_the_one_named(bench: Workbench) -> None:
@@ -287,6 +293,44 @@ async def test_a_command_that_ignores_the_polite_signal_is_killed(bench: Workben
     assert is_alive(pids[0])
     bench.clock.tick(0.5)
     assert failure_of(await call).code == "shell_timeout"
+    await until_dead(*pids)
+
+
+@pytest.fixture
+def unsignalled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whoever is signalled may not be, like a command that became somebody else by sudo."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "kill", refuse)
+        patched.setattr(os, "killpg", refuse)
+        patched.setattr(subprocess.Popen, "send_signal", refuse)
+        yield
+
+
+@pytest.mark.usefixtures("unsignalled")
+async def test_a_command_that_may_not_be_stopped_is_said_to_run_on(bench: Workbench) -> None:
+    call, pids = await started(bench, "echo $$; mkfifo go; echo ready; read -r line <go", timeout_ms=7000)
+    bench.clock.auto_advance = True
+    bench.clock.tick(7.0)
+    fault = failure_of(await call)
+    assert (fault.code, fault.raw["status"]) == ("shell_timeout", "timed_out")
+    assert "could not be stopped after 7000 ms and runs on" in fault.message
+    assert is_alive(pids[0])
+    (bench.root / "go").write_text("\n")
+    await until_dead(*pids)
+
+
+@pytest.mark.usefixtures("unsignalled")
+async def test_closing_does_not_wait_for_who_may_not_be_stopped(bench: Workbench) -> None:
+    call, pids = await started(bench, "echo $$; mkfifo go; echo ready; read -r line <go")
+    bench.clock.auto_advance = True
+    await bench.provider.aclose()
+    assert is_alive(pids[0])
+    (bench.root / "go").write_text("\n")
+    await call
     await until_dead(*pids)
 
 

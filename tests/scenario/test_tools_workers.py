@@ -53,6 +53,21 @@ async def test_a_worker_has_the_memory_it_was_given_and_none_of_our_settings(
     assert output == f"{512 * MIB}\n".encode()
 
 
+async def test_a_worker_gets_no_more_memory_than_we_have_ourselves(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(TELLS_OF_ITSELF)
+    held = resource.getrlimit(resource.RLIMIT_AS)
+    groups = ProcessGroups(SystemClock())
+    most = 2**40  # the limit is for this process, too
+    resource.setrlimit(resource.RLIMIT_AS, (most, held[1]))
+    try:
+        output = await run_worker(groups, script, (), b"", ManualCancel(), 30, memory_bytes=2 * most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, held)
+        await groups.aclose()
+    assert output == f"{most}\n".encode()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="takes a right of root away")
 def test_documents_and_files_are_read_also_where_less_memory_is_allowed_than_they_may_take(tmp_path: Path) -> None:
     def confined() -> None:
