@@ -30,14 +30,19 @@ async def run_worker(
     `options` are further ones of Python. Raises `TimeoutError` when the time was over, `ToolFault` when it cannot be
     started.
     """
+    import resource  # the system has it, and few turns need it
+
     received = bytearray()
+    # The command below would raise a limit that the user put on us.
+    held, _ = resource.getrlimit(resource.RLIMIT_AS)
+    allowed_bytes = memory_bytes if held == resource.RLIM_INFINITY else min(memory_bytes, held)
     environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
     if (libraries := os.environ.get("LD_LIBRARY_PATH")) is not None:
         environment["LD_LIBRARY_PATH"] = libraries  # without it a Python that environment modules bring does not start
     process = await groups.start(
         # What Python warns of is no part of the answer.
         (
-            *("/bin/sh", "-c", _BOUNDED, "lash-worker", str(memory_bytes // 1024)),
+            *("/bin/sh", "-c", _BOUNDED, "lash-worker", str(allowed_bytes // 1024)),
             *(sys.executable, "-I", "-W", "ignore", *options, str(script), *arguments),
         ),
         sink=received.extend,
