@@ -18,13 +18,11 @@ from pathlib import Path
 
 import msgspec
 
-from lash_cli import umask
 from lash_cli.core.codec import encode
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
+from lash_cli.tools.rights import NEW_DIRECTORY_MODE, mode_to_give
 
-# What the umask of the user leaves of it.
-NEW_DIRECTORY_MODE = 0o777
 # What the kernel takes at most, in bytes; to look at each directory of a longer one would take for ever.
 MAX_PATH_CHARS = 4096
 # The kernel's view of processes shows their environment, keys included.
@@ -214,11 +212,11 @@ def _make_directory(name: str, parent: int) -> None:
         os.mkdir(name, NEW_DIRECTORY_MODE, dir_fd=parent)
     except FileExistsError:
         return
-    if (mask := umask.of_user()) is None:
+    if (mode := mode_to_give(NEW_DIRECTORY_MODE, parent)) is None:
         return
     opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        os.fchmod(opened, NEW_DIRECTORY_MODE & ~mask)
+        os.fchmod(opened, mode)
     finally:
         os.close(opened)
 

@@ -3,14 +3,13 @@
 The content goes to a temporary file in the same directory, is synced, and is
 renamed over the target. Where the system has files without a name it gets one
 only then, so that a process that is killed meanwhile leaves nothing behind. The
-mode of an existing file is kept; a hard link is replaced by a file of its own,
-as rename does.
+rights of an existing file are kept; a hard link is replaced by a file of its
+own, as rename does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import stat
@@ -19,13 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from lash_cli import umask
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.policy import FilePolicy
-
-# What the umask of the user leaves of it: the file is theirs.
-NEW_FILE_MODE = 0o666
+from lash_cli.tools.rights import NEW_FILE_MODE, Rights, give_kept, mode_to_give, rights_of
 
 # What a file system, or a kernel, says that has no files without a name; and one that lets nobody name them.
 _NO_UNNAMED = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS))
@@ -87,7 +83,7 @@ def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected: by
             mode = NEW_FILE_MODE if existing is None else 0o600
             if (descriptor := _open_unnamed(directory, mode)) is not None:
                 with open(descriptor, "wb") as file:
-                    _fill(file, content, existing)
+                    _fill(file, content, existing, directory)
                     require_unchanged()
                     is_named = _give_name(descriptor, partial, directory)
             if not is_named:
@@ -95,7 +91,7 @@ def replace_file(policy: FilePolicy, real: Path, content: bytes, *, expected: by
                 descriptor = os.open(partial, flags, mode, dir_fd=directory)
                 is_named = True
                 with open(descriptor, "wb") as file:
-                    _fill(file, content, existing)
+                    _fill(file, content, existing, directory)
                 require_unchanged()
             os.replace(partial, real.name, src_dir_fd=directory, dst_dir_fd=directory)
         except BaseException:
@@ -134,15 +130,18 @@ def _give_name(descriptor: int, name: str, directory: int) -> bool:
     return True
 
 
-def _fill(file: BinaryIO, content: bytes, existing: os.stat_result | None) -> None:
+def _fill(file: BinaryIO, content: bytes, existing: Rights | None, directory: int) -> None:
     file.write(content)
-    _keep_ownership(file.fileno(), existing)
+    if existing is not None:
+        give_kept(file.fileno(), existing)
+    elif (mode := mode_to_give(NEW_FILE_MODE, directory)) is not None:
+        os.fchmod(file.fileno(), mode)
     file.flush()
     os.fsync(file.fileno())
 
 
-def _existing(directory: int, real: Path) -> os.stat_result | None:
-    """The status of the file to be replaced, None for a new one; refuses what must not be replaced."""
+def _existing(directory: int, real: Path) -> Rights | None:
+    """The rights of the file to be replaced, None for a new one; refuses what must not be replaced."""
     try:
         status = os.stat(real.name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -153,26 +152,11 @@ def _existing(directory: int, real: Path) -> os.stat_result | None:
     # read-only, which does not bind root, and that it is somebody else's.
     if not status.st_mode & 0o222 or not _may_write(directory, real.name):
         raise ToolFault(FailureClass.PERMISSION_DENIED, "permission_denied", f"{real} is read-only")
-    return status
+    return rights_of(status, directory, real.name)
 
 
 def _may_write(directory: int, name: str) -> bool:
     return os.access(name, os.W_OK, dir_fd=directory, effective_ids=os.access in os.supports_effective_ids)
-
-
-def _keep_ownership(descriptor: int, existing: os.stat_result | None) -> None:
-    if existing is None:
-        if (mask := umask.of_user()) is not None:
-            os.fchmod(descriptor, NEW_FILE_MODE & ~mask)
-        return
-    mode = stat.S_IMODE(existing.st_mode)
-    try:
-        os.fchown(descriptor, existing.st_uid, existing.st_gid)
-    except PermissionError:  # only root gives a file to another owner; a group of ours can be kept
-        mode &= ~(stat.S_ISUID | stat.S_ISGID)  # whoever runs it must not become us
-        with contextlib.suppress(PermissionError):
-            os.fchown(descriptor, -1, existing.st_gid)
-    os.fchmod(descriptor, mode)
 
 
 def _read(directory: int, name: str, most: int) -> bytes:

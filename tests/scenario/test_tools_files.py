@@ -342,7 +342,7 @@ async def test_of_somebody_elses_file_the_group_is_kept_and_no_right_to_become_i
     path = bench.write("file", "old")
     path.chmod(0o6775)
     status = path.stat()
-    monkeypatch.setattr(writing.os, "fchown", fchown)
+    monkeypatch.setattr(os, "fchown", fchown)
     value_of(await bench.call("write", path="file", content="new"))
     assert asked == [(status.st_uid, status.st_gid), (-1, status.st_gid)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o775

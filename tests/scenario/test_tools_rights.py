@@ -1,0 +1,79 @@
+"""Who may do what with a file is as before when a tool replaced it, and as its directory says when a tool made it
+(contract 05 §6)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from support.rights import ACCESS, DEFAULT, acl, set_or_skip
+from support.tools import Workbench, value_of
+
+from lash_cli import umask
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Workbench:
+    return Workbench(tmp_path)
+
+
+async def replaced(bench: Workbench, path: Path) -> None:
+    value_of(await bench.call("write", path=str(path), content="new"))
+    assert path.read_text() == "new"
+
+
+async def test_rights_of_single_users_and_what_programs_keep_with_a_file_stay(bench: Workbench) -> None:
+    path = bench.write("file", "old")
+    rights = acl(owner=6, group=0, other=0, somebody=6)
+    set_or_skip(path, "user.kept", b"by a program")
+    set_or_skip(path, ACCESS, rights)
+    mode = path.stat().st_mode
+    await replaced(bench, path)
+    assert {name: os.getxattr(path, name) for name in os.listxattr(path)} == {
+        "user.kept": b"by a program",
+        ACCESS: rights,
+    }
+    assert path.stat().st_mode == mode
+
+
+async def test_what_only_a_directory_grants_is_not_granted_for_a_file_that_was_there(bench: Workbench) -> None:
+    path = bench.write("file", "old")
+    path.chmod(0o640)
+    set_or_skip(bench.root, DEFAULT, acl(owner=7, group=5, other=0, somebody=7))
+    await replaced(bench, path)
+    assert os.listxattr(path) == []
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+async def test_a_right_that_its_content_had_is_not_one_of_the_new_content(bench: Workbench) -> None:
+    path = bench.write("file", "old")
+    set_or_skip(path, "security.capability", bytes.fromhex("0000000200040000000000000000000000000000"))
+    await replaced(bench, path)
+    assert os.listxattr(path) == []
+
+
+async def test_what_a_directory_grants_is_granted_for_new_files_whatever_the_umask(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_or_skip(bench.root, DEFAULT, acl(owner=7, group=7, other=0))
+    monkeypatch.setattr(umask, "of_user", lambda: 0o022)
+    new = bench.root / "made" / "file"
+    await replaced(bench, new)
+    assert stat.S_IMODE(new.stat().st_mode) == 0o660
+    assert stat.S_IMODE(new.parent.stat().st_mode) == 0o770
+
+
+async def test_a_group_of_ours_gets_no_rights_that_were_given_to_another_one(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fchown(_: int, owner: int, group: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    path = bench.write("file", "old")
+    path.chmod(0o664)
+    monkeypatch.setattr(os, "fchown", fchown)
+    await replaced(bench, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
