@@ -153,9 +153,12 @@ def _is_locked(error: sqlite3.Error) -> bool:
     return isinstance(code, int) and code & 0xFF in _LOCKED_CODES
 
 
-def held_here(lock: threading.RLock) -> bool:
-    """Whether the calling thread has `lock`: who takes it again would wait for itself, were it not one of these."""
-    return bool(lock._is_owned())  # type: ignore[attr-defined]
+def held_here(lock: threading.RLock, other: threading.RLock | None = None) -> bool:
+    """Whether the calling thread has one of them: who takes it again would wait for itself, were it not one of these.
+
+    Both are asked at once, because each turn asks several times.
+    """
+    return lock._is_owned() or (other is not None and other._is_owned())  # type: ignore[attr-defined]
 
 
 def patiently(connection: sqlite3.Connection, statement: str, lock_timeout_s: float = LOCK_TIMEOUT_SECONDS) -> Any:

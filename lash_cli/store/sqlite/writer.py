@@ -140,7 +140,7 @@ class Writer:
 
     def _refuse_within(self) -> None:
         """Raise `StoreError` where the calling thread has the lock or the pen: it would wait for itself."""
-        if held_here(self._lock) or held_here(self._pen):
+        if held_here(self._lock, self._pen):
             raise StoreError(f"{self._path} is being written by this thread", code="store_write_within")
 
     def submit(self, request: Request) -> None:
@@ -258,7 +258,7 @@ class Writer:
 
         It has the pages at hand which it wrote; any other connection reads them again after every commit.
         """
-        if held_here(self._lock) or held_here(self._pen):
+        if held_here(self._lock, self._pen):
             return None
         with self._lock:
             connection = self._connection
