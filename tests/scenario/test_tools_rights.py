@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC240 - small files in a test may block
 """Who may do what with a file is as before when a tool replaced it, and as its directory says when a tool made it
 (contract 05 §6)."""
 
