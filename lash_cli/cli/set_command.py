@@ -14,6 +14,7 @@ import typer
 
 from lash_cli.cli.documents import Document, spelled_out
 from lash_cli.cli.names import require_name
+from lash_cli.cli.numbers import plain
 from lash_cli.cli.output import emit_one
 from lash_cli.cli.queue_access import existing_store, named_session
 from lash_cli.cli.reading import run_async
@@ -155,9 +156,9 @@ def _drawn_value(key: str, text: str) -> Any:
     try:
         match key:
             case "temperature":
-                return float(_plain(text))
+                return float(plain(text))
             case "seed":
-                return int(_plain(text))
+                return int(plain(text))
     except ValueError:
         raise UsageError(f"{key} is a number, or none, got {text!r}") from None
     if not text.startswith("["):
@@ -168,13 +169,6 @@ def _drawn_value(key: str, text: str) -> Any:
         return tuple(parse_text(Option("list"), text)) or None
     except ValueError as error:
         raise UsageError(f"{key} is TEXT or a list of texts: {error}", hint="for example: stop='[\"END\"]'") from error
-
-
-def _plain(text: str) -> str:
-    """`text` as it is. Raises `ValueError` for what only Python reads as a number: `1_000`, digits beyond ASCII."""
-    if not text.isascii() or "_" in text or text != text.strip():
-        raise ValueError(text)
-    return text
 
 
 def _require_drawable(before: Generation, fields: Mapping[str, Any]) -> Generation:

@@ -256,7 +256,13 @@ def load(entry: Entry) -> Any:
         help=f"{_example(entry)}{description}",
         context_settings=_CONTEXT,
     )(function)
-    return get_command(app)
+    command = get_command(app)
+    for parameter in command.params:
+        if isinstance(getattr(parameter.type, "min", None), int):
+            from lash_cli.cli.numbers import read_plainly
+
+            read_plainly(parameter.type)
+    return command
 
 
 def build_group(name: str, entries: tuple[Entry, ...], *, help_text: str) -> LazyGroup:

@@ -14,6 +14,7 @@ import typer
 from lash_cli.cli.durations import FOREVER_MS, duration_ms, heartbeat_seconds
 from lash_cli.cli.invocation import current
 from lash_cli.cli.names import require_id
+from lash_cli.cli.numbers import plain
 from lash_cli.cli.out_files import STDOUT_MARK, check_writable, named_file, require_name
 from lash_cli.cli.output import say, warn
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
@@ -244,7 +245,7 @@ def _amount(text: str) -> int:
     from lash_cli.providers.models import micros
 
     try:
-        amount = micros(text)
+        amount = micros(plain(text))
     except (OverflowError, ValueError):
         amount = 0
     if not 1 <= amount <= _LARGEST_MICROS:

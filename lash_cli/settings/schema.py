@@ -22,7 +22,7 @@ KEY_SOURCES = ("keys", "env", "file", "cmd", "keyring")
 NEVER = "never"
 _FOREVER = "forever"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # 10 000 years: longer than anybody waits, and short enough for every clock and column that it is added up in.
 _LONGEST_SECONDS = 10_000 * 365 * 86400.0

@@ -311,6 +311,7 @@ def test_a_failed_stream_ends_with_its_error(lash, home: Path) -> None:
         (("s", "hi", "--max-cost", "0"), 2, "usage"),
         (("s", "hi", "--max-cost", "-1"), 2, "usage"),
         (("s", "hi", "--max-cost", "nan"), 2, "usage"),
+        (("s", "hi", "--max-cost", "1_0"), 2, "usage"),
         (("s", "hi", "--max-cost", "a lot"), 2, "usage"),
         (("s", "hi", "--max-cost", "1e999999"), 2, "usage"),
         (("s", "hi", "--provider", "nowhere"), 5, "provider_unconfigured"),

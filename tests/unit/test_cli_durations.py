@@ -25,7 +25,9 @@ def test_a_duration_is_a_number_and_a_unit(text: str, milliseconds: int) -> None
     assert duration_ms(text) == milliseconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "-1", "1w", "1h30m", "nan", "inf", "1e3", "0x10", "1.", "soon"])
+@pytest.mark.parametrize(
+    "text", ["", "s", "-1", "1w", "1h30m", "nan", "inf", "1e3", "0x10", "1.", "soon", "1_0s", "１s"]
+)
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         duration_ms(text)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from lash_cli.cli.globals import hoist
-from lash_cli.cli.table import COMMANDS, Entry, find, load
+from lash_cli.cli.table import COMMANDS, Entry, dispatch, find, load
+from lash_cli.errors import UsageError
 
 
 def commands() -> Iterator[tuple[str, Entry]]:
@@ -49,3 +50,18 @@ def test_names_and_aliases_are_told_apart() -> None:
     for entries in (COMMANDS, *(entry.verbs for entry in COMMANDS if entry.verbs)):
         names = [name for entry in entries for name in (entry.name, *entry.aliases)]
         assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("text", ["1_0", "１０", " 10 ", "1e3", "0x1", ""])
+def test_every_option_that_takes_a_whole_number_takes_plain_digits_only(text: str) -> None:
+    numbered = [
+        (words, parameter)
+        for words, entry in NAMED.items()
+        for parameter in load(entry).params
+        if isinstance(getattr(parameter.type, "min", None), int)
+    ]
+    assert len(numbered) > 8
+    for words, parameter in numbered:
+        assert parameter.type_cast_value(None, "10") == 10
+        with pytest.raises(UsageError, match="is not a whole number"):
+            dispatch([*words.split(), f"{max(parameter.opts, key=len)}={text}"])
