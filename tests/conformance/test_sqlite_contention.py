@@ -331,6 +331,21 @@ async def test_nor_where_that_happened_before_anything_was_written(
     assert _content(database_path) == before
 
 
+async def test_a_place_that_may_not_be_looked_at_is_no_database_that_was_replaced(
+    private: Path, clock: ManualClock
+) -> None:
+    store = SqliteStore.open(private / "lash.db", clock)
+    await make.create(store, clock)
+    os.chmod(private, 0o000)
+    with pytest.raises(StoreReadOnly) as caught:
+        await make.enqueue(store, "a")
+    assert (caught.value.code, caught.value.ambiguous) == ("permissions_unsafe", False)
+    os.chmod(private, 0o700)
+    await make.enqueue(store, "b")
+    assert len(await store.inputs(make.SESSION, pending_only=True)) == 1
+    await store.aclose()
+
+
 def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 

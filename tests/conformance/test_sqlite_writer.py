@@ -434,6 +434,80 @@ async def test_while_somebody_reads_what_was_before_a_refused_sync_nothing_is_ac
     await database.aclose()
 
 
+@pytest.mark.parametrize("ended", ["goes on", "is closed"])
+async def test_who_opens_the_log_after_a_sync_was_refused_doubts_it_too(
+    database_path: Path, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    database = Database.open(database_path, clock=clock)
+    with contextlib.closing(connect(database_path, (), read_only=True)) as other:
+        other.execute("SELECT count(*) FROM deleted_sessions").fetchone()  # the last one to close empties the log
+        refuse_next_sync(monkeypatch)
+        with pytest.raises(StoreError, match="could not be synced"):
+            await database.write(insert("in doubt"), durable=True)
+        if ended == "is closed":
+            await database.aclose()
+        # Another process finds the same.
+        later = Database.open(database_path, clock=clock)
+        await later.write(insert("later"), durable=True)
+        assert names_without_log(database_path, tmp_path / "cut.db") == {"in doubt", "later"}
+        last = Database.open(database_path, clock=clock)
+        await last.write(insert("last"), durable=True)
+        assert "last" not in names_without_log(database_path, tmp_path / "cut.db"), "nobody doubts it any more"
+        assert names(last) == {"in doubt", "later", "last"}
+        for opened in (database, later, last):
+            await opened.aclose()
+
+
+async def test_a_checkpoint_that_cannot_sync_puts_the_log_in_doubt(
+    database_path: Path, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system may tell it to nobody else."""
+    refused = threading.Event()
+
+    def refuse(_self: object, _connection: sqlite3.Connection) -> None:
+        refused.set()
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+        raise error
+
+    monkeypatch.setattr(log.Checkpointer, "_copy_back", refuse)
+    database = Database.open(database_path, clock=clock, synchronous="normal")
+    await database.write(insert("long" + "x" * WAL_KEPT_BYTES), durable=True)
+    assert await asyncio.to_thread(refused.wait, WAIT_S)
+    await asyncio.to_thread(database.writer._checkpointer._caught_up.wait, WAIT_S)
+    later = Database.open(database_path, clock=clock)
+    await later.write(insert("later"), durable=True)
+    assert "later" in names_without_log(database_path, tmp_path / "cut.db")
+    await later.aclose()
+    await database.aclose()
+
+
+async def test_who_keeps_a_log_in_doubt_from_being_emptied_is_waited_for_once(
+    database_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = "PRAGMA busy_timeout = 10"
+    monkeypatch.setattr(log, "PATIENT_CHECKPOINT", patient)
+    database = Database.open(database_path, clock=clock)
+    waits: list[str] = []
+
+    def watched(connection: sqlite3.Connection) -> None:
+        connection.execute(_INSERT, (f"{len(waits)}",))
+        connection.set_trace_callback(lambda statement: waits.append(statement) if statement == patient else None)
+
+    with contextlib.closing(connect(database_path, (), read_only=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM deleted_sessions").fetchone()
+        refuse_next_sync(monkeypatch)
+        with pytest.raises(StoreError, match="could not be synced"):
+            await database.write(watched, durable=True)
+        for name in ("one", "two", "three"):
+            with pytest.raises(StoreError, match="keeps it from being emptied"):
+                await database.write(insert(name), durable=True)
+        assert waits == [patient]
+    await database.write(insert("acknowledged"), durable=True)
+    await database.aclose()
+
+
 async def test_a_write_that_is_begun_within_another_one_is_never_waited_for(
     database_path: Path, clock: ManualClock
 ) -> None:

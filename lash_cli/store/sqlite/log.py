@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 import sys
 import threading
 import time
@@ -34,6 +35,10 @@ _WAL_TRUNCATE_BYTES: Final = 64 * 1024 * 1024
 # The longest a checkpoint may hold the writer back; a reader that stays in an old snapshot can prevent it altogether.
 _CATCH_UP_SECONDS: Final = 2.0
 
+# What marks a log of which the system could not write everything, for whoever opens it later: no log is ever run as a
+# program. Being its own mode it needs no room on the disk, and is gone with the log.
+_MARK_OF_DOUBT: Final = stat.S_IXUSR
+
 _PASSIVE_CHECKPOINT = "PRAGMA wal_checkpoint(PASSIVE)"
 _RESTART_CHECKPOINT = "PRAGMA wal_checkpoint(RESTART)"
 _TRUNCATE_CHECKPOINT = "PRAGMA wal_checkpoint(TRUNCATE)"
@@ -55,7 +60,9 @@ class Log:
         self._file: FileIO | None = None
         # Which file the database was as it was opened: what is read, and written later, is to be the same one.
         self._place = self._standing()
-        self._is_in_doubt = False
+        # Whether the system could not write everything that was written, and who reads kept the log from being emptied
+        # since.
+        self._is_in_doubt = self._is_held_up = False
 
     def begin(self) -> None:
         """The connection that writes is opened next, and may begin another log. Raises as `require_place`."""
@@ -81,8 +88,11 @@ class Log:
     def _standing(self) -> tuple[int, int]:
         try:
             status = os.stat(self._database)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise self._replaced(f"cannot be found any more ({error.strerror})") from error
+        except OSError as error:
+            # Which file it is by now nobody can tell, and may be told later.
+            raise StoreReadOnly(f"{self._database} cannot be looked at: {error.strerror}") from error
         return status.st_dev, status.st_ino
 
     def _replaced(self, what: str) -> StoreUnusable:
@@ -100,6 +110,9 @@ class Log:
         except OSError as error:
             unopened = StoreError(f"{self._path} cannot be opened: {error.strerror}")
             raise TooManyOpenFiles.behind(error) or unopened from error
+        # It tells a failure to who had the log open, and once at most to who opens it then.
+        if os.fstat(self._file.fileno()).st_mode & _MARK_OF_DOUBT:
+            self._is_in_doubt = True
         return self._file
 
     def sync(self, connection: sqlite3.Connection) -> None:
@@ -109,22 +122,35 @@ class Log:
         try:
             if self._is_in_doubt:
                 self._empty(connection)
+                self._is_in_doubt = False
+                self._mark(is_in_doubt=False)
             _sync(file.fileno())
         except OSError as error:
-            # The system forgets what it could not write: the next sync would say nothing of it, and behind a gap in the
-            # log nothing is found again.
-            self._is_in_doubt = True
+            self.doubt()
             raise StoreError(f"{self._path} could not be synced: {error.strerror}") from error
-        self._is_in_doubt = False
+
+    def doubt(self) -> None:
+        """A sync was refused. The system forgets what it could not write: the next sync would say nothing of it, and
+        behind a gap in the log nothing is found again."""
+        self._is_in_doubt = True
+        self._mark(is_in_doubt=True)
+
+    def _mark(self, *, is_in_doubt: bool) -> None:
+        """Tell who opens the log later. Where its mode cannot be changed, because it is of somebody else, only who had
+        it open knows of the doubt, and whoever opens it once it was marked empties it once more."""
+        with contextlib.suppress(OSError):
+            mode = stat.S_IMODE(os.stat(self._path).st_mode)
+            os.chmod(self._path, mode | _MARK_OF_DOUBT if is_in_doubt else mode & ~_MARK_OF_DOUBT)
 
     def _empty(self, connection: sqlite3.Connection) -> None:
-        """Put all that the log holds into the database; raises `StoreError` while somebody reads what was before."""
-        connection.execute(PATIENT_CHECKPOINT)
+        """Put all that the log holds into the database; raises `StoreError` while somebody reads what was before. Who
+        still does at the next time is not waited for again as long."""
+        connection.execute(BRISK_CHECKPOINT if self._is_held_up else PATIENT_CHECKPOINT)
         try:
-            is_held_up, *_ = connection.execute(_TRUNCATE_CHECKPOINT).fetchone()
+            self._is_held_up, *_ = connection.execute(_TRUNCATE_CHECKPOINT).fetchone()
         finally:
             connection.execute(NO_WAITING)
-        if is_held_up:
+        if self._is_held_up:
             raise StoreError(
                 f"{self._path} could not be synced before, and somebody who reads keeps it from being emptied"
             )
@@ -237,13 +263,17 @@ class Checkpointer:
                     self._wanted.set()  # for another one
                     return
                 # A checkpoint that readers, writers or a lack of descriptors hold up is asked for again; failing here
-                # loses nothing.
-                with self._lock, contextlib.suppress(sqlite3.Error, LashError):
-                    if self._connection is None:
-                        # Another file must not get what this log holds.
-                        self._log.require_place()
-                        self._connection = connect(self._path, CHECKPOINTER_PRAGMAS)
-                    self._copy_back(self._connection)
+                # loses nothing. Only a refused sync may be told to nobody else.
+                with self._lock, contextlib.suppress(LashError):
+                    try:
+                        if self._connection is None:
+                            # Another file must not get what this log holds.
+                            self._log.require_place()
+                            self._connection = connect(self._path, CHECKPOINTER_PRAGMAS)
+                        self._copy_back(self._connection)
+                    except sqlite3.Error as error:
+                        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_IOERR_FSYNC:
+                            self._log.doubt()
                 self._caught_up.set()
         finally:
             with self._lock:
