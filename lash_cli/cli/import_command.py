@@ -27,6 +27,7 @@ from lash_cli.core.codec import decode
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
 from lash_cli.paths import current_directory_or_root, path_text, regular_or_given
 from lash_cli.store.base import RuntimePersistence
+from lash_cli.views.shell_words import shell_word
 
 STDIN = "-"
 OLDEST_FORMAT = 1
@@ -67,7 +68,9 @@ def command(
     with progress("looking whether it can be imported" if dry_run else "importing"):
         rows = run_async(_check(targets) if dry_run else _import(targets))
     emit_many("Imported", rows, columns=COLUMNS)
-    for archive, session_id in targets:
+    for (archive, session_id), row in zip(targets, rows, strict=True):
+        if row["name"] != archive.name:
+            say(f"{session_id}: the name {shell_word(archive.name)} is taken")
         if archive.cwd is not None and archive.cwd != path_text(current_directory_or_root()):
             say(f"{session_id} works in {archive.cwd}")
         if cut_off := cut_off_count(archive):
@@ -145,10 +148,19 @@ def _read(path: str) -> bytes:
 
 
 async def _check(targets: list[tuple[SessionArchive, str]]) -> list[Document]:
+    taken: set[str] = set()
+    rows: list[Document] = []
     async with reading_store() as store:
         if store is not None:
             await _require_free(store, targets)
-    return [_row(session_id, archive.name, "would_import") for archive, session_id in targets]
+        for archive, session_id in targets:
+            found = () if store is None else await store.find_sessions(archive.name)
+            taken.update(word for meta in found for word in (meta.session_id, meta.name))
+            # Which free name it would get instead is found only when it is made.
+            name = None if archive.name in taken else archive.name
+            taken |= {session_id, archive.name}
+            rows.append(_row(session_id, name, "would_import"))
+    return rows
 
 
 async def _import(targets: list[tuple[SessionArchive, str]]) -> list[Document]:
@@ -179,5 +191,5 @@ async def _require_free(store: RuntimePersistence, targets: list[tuple[SessionAr
             )
 
 
-def _row(session_id: str, name: str, outcome: str) -> Document:
+def _row(session_id: str, name: str | None, outcome: str) -> Document:
     return {"id": session_id, "name": name, "outcome": outcome, "code": None}

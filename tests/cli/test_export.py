@@ -119,6 +119,24 @@ def test_an_id_in_use_or_deleted_is_refused_and_a_dry_run_writes_nothing(lash: A
     assert run_lash(["import", file, "--dry-run"], home=nowhere).code == 0 and not nowhere.exists()
 
 
+def test_a_dry_run_names_no_session_by_a_name_that_is_taken(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"), ("open", "t", "--name", "new"))
+    file = tmp_path / "s.json"
+    exported(lash, file)
+    dry = lash("import", str(file), "--id", "other", "--dry-run", "-o", "json")
+    assert dry.json["items"] == [{"id": "other", "name": None, "outcome": "would_import", "code": None}]
+    said = lash("import", str(file), "--id", "other", "--dry-run")
+    assert "other: the name fjord is taken" in said.err and "-     other" in said.out
+    lash("rename", "t", "fjord-2")
+    lash("rm", "s", "--yes")
+    free = lash("import", str(file), "--id", "other", "--dry-run", "-o", "json")
+    assert free.json["items"][0]["name"] == "fjord"
+    lash("open", "fjord")
+    assert lash("import", str(file), "--id", "other", "--dry-run", "-o", "json").json["items"][0]["name"] is None
+    made = lash("import", str(file), "--id", "other")
+    assert made.code == 0 and "other: the name fjord is taken" in made.err
+
+
 def with_moments(value: Any, moment: int) -> Iterator[Any]:
     """`value` once for each time in it, which is another one there."""
     if isinstance(value, dict):

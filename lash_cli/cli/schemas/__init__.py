@@ -91,7 +91,7 @@ _LISTS: dict[str, Any] = {
     "Closed": sessions.BulkItem,
     "ConfigList": setup.ConfigItem,
     "Deleted": sessions.BulkItem,
-    "Imported": sessions.BulkItem,
+    "Imported": sessions.ImportItem,
     "KeyList": setup.KeyItem,
     "ModelList": models.ModelItem,
     "ProviderList": models.ProviderItem,

@@ -334,6 +334,15 @@ class BulkItem(Shape):
     code: str | None
 
 
+class ImportItem(Shape):
+    """One session of an export; in a dry run it has no name when its own is taken, and would get a free one."""
+
+    id: str
+    name: str | None
+    outcome: str
+    code: str | None
+
+
 class Met(Shape):
     """One condition of `lash wait` and what is known about its subject."""
 
