@@ -335,6 +335,25 @@ async def test_nor_where_that_happened_before_anything_was_written(
     assert _content(database_path) == before
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("what", ["replaced", "removed"])
+async def test_nor_does_who_watches_wait_on_a_file_that_nobody_writes_any_more(
+    database_path: Path, clock: ManualClock, what: str, read_only: bool
+) -> None:
+    made = SqliteStore.open(database_path, clock)
+    await make.create(made, clock)
+    await made.aclose()
+    store = SqliteStore.open(database_path, clock, read_only=read_only)
+    cursor = (await store.live.cut(make.SESSION, ReadScope.HEAD)).cursor
+    await store.change_mark()
+    _taken_away(database_path, clock, what)
+    for look in (store.change_mark, lambda: store.live.replay(cursor)):
+        with pytest.raises(StoreUnusable) as caught:
+            await look()
+        assert caught.value.code == "store_replaced"
+    await store.aclose()
+
+
 def test_a_place_that_may_not_be_looked_at_is_no_database_that_was_replaced(private: Path, clock: ManualClock) -> None:
     database = Database.open(private / "lash.db", clock=clock)
     database.write_sync(insert("before"), durable=True)

@@ -362,8 +362,10 @@ class Database:
         return self._reader.run(job)
 
     def change_mark(self) -> int:
-        """A number that stays the same until any connection to the file commits."""
+        """A number that stays the same until any connection to the file commits. Raises as `Writer.require_place`: in
+        a file that was replaced it would never change."""
         (mark,) = self._reader.run(lambda connection: connection.execute(_DATA_VERSION).fetchone())
+        self.writer.require_place()
         return int(mark) + (self._reader.openings << 32)
 
     def peek(self, statement: str, values: tuple[Any, ...]) -> list[Any]:

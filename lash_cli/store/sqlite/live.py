@@ -431,8 +431,11 @@ class LiveEvents:
         return await self._db.read_bulk(lambda connection: _cut(connection, session_id, scope))
 
     async def replay(self, cursor: SessionCursor) -> LiveReplay:
-        """See `LiveStore.replay`; a look is short and done inline."""
-        return self._db.read(lambda connection: _replay(connection, cursor, self._db.clock.now_ms()))
+        """See `LiveStore.replay`; a look is short and done inline. Raises as `Writer.require_place`: nothing follows in
+        a file that was replaced."""
+        found = self._db.read(lambda connection: _replay(connection, cursor, self._db.clock.now_ms()))
+        self._db.writer.require_place()
+        return found
 
     async def after_last_commit(self, session_id: str) -> SessionCursor:
         """See `LiveStore.after_last_commit`."""

@@ -81,7 +81,7 @@ class Log:
             self._opened()
 
     def require_place(self) -> None:
-        """Raise `StoreUnusable` (`store_replaced`), as `open`."""
+        """Raise `StoreUnusable` (`store_replaced`), as `open`, and `StoreReadOnly`."""
         if self._standing() != self._place:
             raise self._replaced("is another file by now")
 

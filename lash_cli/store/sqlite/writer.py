@@ -303,6 +303,11 @@ class Writer:
         finally:
             self._checkpointer.close()
 
+    def require_place(self) -> None:
+        """Raise `StoreUnusable` (`store_replaced`) where another file or none stands under the name of the database,
+        which nobody writes any more then, and `StoreReadOnly` where that cannot be looked at."""
+        self._log.require_place()
+
     def forsake(self) -> None:
         """Have the threads end by themselves: nobody has the store any more. Called by the garbage collector in the
         middle of anything, so it takes no lock and waits for nobody."""
