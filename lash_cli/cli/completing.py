@@ -140,15 +140,6 @@ class Words:
 _table: Words | None = None
 
 
-def _taken_apart(word: str) -> tuple[str, str | None]:
-    """The spelling of an option, and the value that is glued to it if any: `--key=V`, `-kV`, of a global one `-k=V`."""
-    if word.startswith("--"):
-        spelling, equals, value = word.partition("=")
-        return spelling, value if equals else None
-    glued = word[2:]
-    return word[:2], (glued.removeprefix("=") if word[:2] in ("-o", "-c") else glued) if glued else None
-
-
 class CommandLine:
     """The words before the cursor, understood as far as that is possible."""
 
@@ -172,8 +163,7 @@ class CommandLine:
         elif word == "--" and not self._only_arguments:
             self._only_arguments = True
         elif word.startswith("-") and len(word) > 1 and not self._only_arguments:
-            spelling, value = _taken_apart(word)
-            option = self._option(spelling)
+            option, value = self._taken_apart(word)
             if option is not None and value is not None:
                 self.given[option.spellings[0]] = value
             elif option is not None and option.takes_next:
@@ -185,6 +175,20 @@ class CommandLine:
             self._is_group = self._is_known and bool(self._table.verbs(self.path))
         else:
             self.arguments.append(word)
+
+    def _taken_apart(self, word: str) -> tuple[Option | None, str | None]:
+        """The option that `word` is, and the value that is glued to it if any: `--key=V`, `-kV`, of a global one
+        `-k=V`. Of short switches in one word it is the last: `-qoV`."""
+        if word.startswith("--"):
+            spelling, equals, value = word.partition("=")
+            return self._option(spelling), value if equals else None
+        spelling, glued = word[:2], word[2:]
+        option = self._option(spelling)
+        if glued and option is not None and not option.kind:
+            return self._taken_apart(f"-{glued}")
+        if not glued:
+            return option, None
+        return option, glued.removeprefix("=") if spelling in ("-o", "-c") else glued
 
     def _option(self, spelling: str) -> Option | None:
         return next((option for option in self._table.options(self.path) if spelling in option.spellings), None)
@@ -206,7 +210,7 @@ class CommandLine:
             return [], NO_FILES
         if self._awaited is None:
             if self._is_option:
-                if _taken_apart(self._current)[1] is None:
+                if self._taken_apart(self._current)[1] is None:
                     return self._spellings(), NO_FILES
             elif self._is_group:
                 verbs = [(name, text) for name, _, text in self._table.verbs(self.path)]
@@ -223,8 +227,7 @@ class CommandLine:
         if self._awaited is not None:
             return self._awaited.kind, self._current, ""
         if self._is_option:
-            spelling, value = _taken_apart(self._current)
-            option = self._option(spelling)
+            option, value = self._taken_apart(self._current)
             typed = value or ""
             return "" if option is None else option.kind, typed, self._current.removesuffix(typed)
         kind = "" if self._is_group else self._table.argument(self.path, len(self.arguments))

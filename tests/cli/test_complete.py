@@ -74,6 +74,10 @@ def test_verbs_options_and_fixed_values_need_no_database(home):
     assert offered(home, "show", "--output=ta") == (["--output=table"], ":nofiles")
     assert offered(home, "show", "-ota") == (["-otable"], ":nofiles")
     assert offered(home, "show", "-o=ta") == (["-o=table"], ":nofiles")
+    assert offered(home, "show", "-qota") == (["-qotable"], ":nofiles"), "the last of joined switches may take one"
+    assert offered(home, "show", "-vqo=ta") == (["-vqo=table"], ":nofiles")
+    assert offered(home, "ls", "-qo", "js")[0] == ["json", "jsonl"]
+    assert "-o=json" in offered(home, "ls", "-o=")[0]
     assert offered(home, "ls", "--fields", "id,stat") == (["id,status"], ":nospace")
     assert offered(home, "config", "set", "completion.previews", "") == (["true", "false"], ":nofiles")
     assert offered(home, "-c", "completion.") == (["completion.previews="], ":nospace")
