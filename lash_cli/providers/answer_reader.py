@@ -127,6 +127,8 @@ class AnswerReader:
             if text == DONE:
                 self._is_done = True
                 continue
+            if self.is_proved and not text.startswith("{"):
+                continue  # no half of a document, but another server's way to say the same
             await self._take_json(text, "invalid_sse_json", "the stream holds an event that is not JSON")
             self._is_done = self._assembler.is_finished
 

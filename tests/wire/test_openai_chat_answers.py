@@ -94,6 +94,15 @@ async def test_splitting_the_answer_at_every_byte_changes_nothing() -> None:
     assert await ask(reply.dripping()) == (expected, shown)
 
 
+@pytest.mark.parametrize("rubbish", ["DONE", '"[DONE]"', "null", "[]", "end of stream"])
+async def test_what_a_server_says_behind_the_proof_and_is_no_document_does_not_undo_it(rubbish: str) -> None:
+    answer = sse(chunk({"content": "hello"}), chunk(finish_reason="stop"), done=False)
+    for behind in (sse(rubbish), sse(rubbish, chunk(usage=usage_of(9, 1)))):
+        response, _ = await ask(Reply((answer + behind,)))
+        assert (response.parts, response.terminal_reason) == ((ProsePart("hello"),), TerminalReason.STOP)
+    assert response.usage == TokenUsage(9, 1)
+
+
 async def test_tool_calls_are_merged_by_index_across_interleaved_deltas() -> None:
     def delta(index: int, arguments: str, **head: Any) -> dict[str, Any]:
         return chunk({"tool_calls": [{"index": index, **head, "function": {"arguments": arguments}}]})
