@@ -2,8 +2,9 @@
 
 A wire builds an `HttpRequest` and reads an `HttpResponse`; tests put a scripted
 transport in between. `Httpx2Transport` is the only place that knows the HTTP
-library. It follows no redirects, never retries, and turns every failure of the
-library into an `LlmTransportError`, so nothing above it catches foreign errors.
+library. It follows no redirects, keeps no cookies, never retries, and turns every
+failure of the library into an `LlmTransportError`, so nothing above it catches
+foreign errors.
 """
 
 from __future__ import annotations
@@ -148,6 +149,8 @@ class Httpx2Transport:
         return client
 
     def _new_client(self) -> httpx2.AsyncClient:
+        from http.cookiejar import CookieJar, DefaultCookiePolicy
+
         import httpx2
 
         timeouts = self._timeouts
@@ -158,6 +161,8 @@ class Httpx2Transport:
                 http2=False,
                 follow_redirects=False,
                 trust_env=True,
+                # What a server asks to be told with every later request is in no `HttpRequest`, and grows without end.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                 verify=self._certificates,
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=MAX_IDLE_CONNECTIONS),
                 timeout=httpx2.Timeout(timeouts.chunk, connect=timeouts.connect),

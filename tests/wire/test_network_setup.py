@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -213,3 +214,20 @@ async def test_any_number_of_calls_run_at_a_time() -> None:
         results = await asyncio.gather(*tasks)
         await caller.aclose()
     assert all(result.response is not None for result in results)
+
+
+async def test_a_server_puts_nothing_into_the_next_request() -> None:
+    cookies = iter(range(100))
+
+    def answer(_: object) -> Reply:
+        reply = text_reply("hello")
+        return replace(reply, headers=reply.headers | {"Set-Cookie": f"visitor{next(cookies)}={'x' * 4000}; Path=/"})
+
+    async with ChatServer(default=answer) as server:
+        settings = ProviderSettings("p", "openai_chat", server.base_url, None, {"max_attempts": 1})
+        caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
+        for _ in range(3):
+            assert (await caller.call(REQUEST, sink=_ignored, cancel=ManualCancel())).error is None
+        await caller.aclose()
+    first, *others = server.requests
+    assert others == [first, first]
