@@ -6,7 +6,10 @@ turn and waiting for its end, deletion.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -86,6 +89,8 @@ class AcrossProcesses:
     _owner_label: str
     _opened_sessions: WeakSet[SharedSession]
     _driver: Driver | None
+    # What ends as soon as a lane is given back that is held without a handle.
+    _borrowed: set[asyncio.Future[None]]
 
     @property
     def store(self) -> RuntimePersistence:
@@ -237,10 +242,33 @@ class AcrossProcesses:
             await self.host.clock.sleep(delay)
             delay = min(delay * 2, TERMINAL_POLL_MAX_S)
 
+    @contextlib.contextmanager
+    def _borrowing(self) -> Iterator[None]:
+        """While a lane is held without a handle: whoever closes the core waits, because a closed store takes nothing
+        back."""
+        loop = asyncio._get_running_loop()
+        if loop is None:
+            yield  # nor can anybody close it meanwhile
+            return
+        given_back = loop.create_future()
+        self._borrowed.add(given_back)
+        try:
+            yield
+        finally:
+            self._borrowed.discard(given_back)
+            if not loop.is_closed():
+                given_back.set_result(None)
+
+    async def _borrowed_is_given_back(self) -> None:
+        loop = asyncio.get_running_loop()
+        while here := [given_back for given_back in self._borrowed if given_back.get_loop() is loop]:
+            await asyncio.wait(here)
+
     async def _free_dead_lane(self, session_id: str) -> None:
         row = await self.store.session_row(session_id)
         if row is not None:
-            await free_dead_lane(self.host, self.store, self._new_owner(), session_id, row.lease)
+            with self._borrowing():
+                await free_dead_lane(self.host, self.store, self._new_owner(), session_id, row.lease)
 
     async def _require_free_lane(self, session_id: str) -> None:
         """Raise `SessionExecutionBusy` while somebody holds the lane who does not provably run no more."""

@@ -218,6 +218,7 @@ class LashCore(SessionHistories):
             store.live.ring_with(self._ringer)
         # What was opened and is still in somebody's hands: closing the core stops its turns.
         self._opened_sessions: weakref.WeakSet[SharedSession] = weakref.WeakSet()
+        self._borrowed = set()
         self._owner_label = owner_label
         self._owns_resources = owns_resources
         self._driver_id = ids.token()
@@ -548,6 +549,7 @@ class LashCore(SessionHistories):
                     closing.callback(self._ringer.close)
                 if self.host.store is not None:
                     closing.push_async_callback(self.host.store.aclose)
+                    closing.push_async_callback(self._borrowed_is_given_back)
                 closing.push_async_callback(self.host.providers.aclose)
             closing.callback(self._close_logs)
             if self.host.tracer is not None:

@@ -91,7 +91,8 @@ class SessionHistories(AcrossProcesses):
         """
         from lash_cli.runtime.history import move_head
 
-        return await move_head(self.host, self.store, self._owner_of(session_id, owner), session_id, node_id)
+        with self._borrowing():
+            return await move_head(self.host, self.store, self._owner_of(session_id, owner), session_id, node_id)
 
     async def branch_before_node(
         self, session_id: str, node_id: str, *, owner: LeaseOwnerIdentity | None = None
@@ -102,9 +103,9 @@ class SessionHistories(AcrossProcesses):
         """
         from lash_cli.runtime.history import move_head
 
-        return await move_head(
-            self.host, self.store, self._owner_of(session_id, owner), session_id, node_id, is_before=True
-        )
+        owner = self._owner_of(session_id, owner)
+        with self._borrowing():
+            return await move_head(self.host, self.store, owner, session_id, node_id, is_before=True)
 
     async def session_graph(self, session_id: str) -> SessionGraph:
         """Every committed node of a session, those of other branches and of older frames included, and its head; apart

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.clock import settle
 from support.driving import Crash, CrashPoints, S, said
 from support.scripted import ScriptedCaller, calls, text
 from support.switching import SUMMARY, Switching, switch
@@ -15,6 +16,7 @@ from lash_cli.api import FunctionToolProvider, OpenAgentFrameRequest, tool
 from lash_cli.core.content import Message, Role, TextPart, ToolCallPart
 from lash_cli.core.frames import FrameStatus
 from lash_cli.core.graph import ConversationPayload, PluginPayload, SessionNode, orphaned_node_ids
+from lash_cli.core.lease import LeaseOwnerIdentity, LocalProcess
 from lash_cli.core.policy import ModelSpec, SessionConfigPatch, SessionSpec
 from lash_cli.errors import (
     ConflictError,
@@ -25,7 +27,8 @@ from lash_cli.errors import (
     StoreUnusable,
 )
 from lash_cli.runtime.history import require_rooted
-from lash_cli.store.base import ReadScope
+from lash_cli.store.base import LaneBusy, ReadScope
+from lash_cli.system import SystemClock, boot_id, host_id
 
 
 def echo() -> ScriptedCaller:
@@ -407,3 +410,42 @@ async def test_a_turn_whose_answer_was_hidden_says_so_when_it_is_asked_for_again
         assert told.replayed and [issue.code for issue in told.result.errors] == ["answer_not_kept"]
         told = await session.turn("a", turn_id="t1").run()
         assert (told.result.assistant_message(), told.result.errors) == ("one", ())
+
+
+@pytest.mark.parametrize("verb", ["branch_to_node", "delete_session"])
+async def test_closing_a_core_waits_for_who_holds_a_lane_without_a_handle(
+    make_core, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    core, other = make_core(echo()), make_core(echo())
+    session = await core.open_session(S)
+    await session.turn("hello").run()
+    await session.close()
+    has_claimed, may_go_on = asyncio.Event(), asyncio.Event()
+    store = core.store
+    held = {"branch_to_node": "load_session", "delete_session": "release_lease"}[verb]
+    if verb == "delete_session":
+        dead = LocalProcess(host_id(), boot_id(), 2**22 + 1, "1")
+        owner = LeaseOwnerIdentity("dead", "1", dead, "dead")
+        claimed = await store.try_claim_lease(S, owner, ttl_ms=60_000, now_ms=SystemClock().now_ms(), token="t")
+        assert not isinstance(claimed, LaneBusy)
+    verb_of_store = getattr(store, held)
+
+    async def paused(*args: Any) -> Any:
+        has_claimed.set()
+        await may_go_on.wait()
+        return await verb_of_store(*args)
+
+    async def closed() -> None:
+        store.close()
+
+    monkeypatch.setattr(store, held, paused)
+    monkeypatch.setattr(store, "aclose", closed)
+    arguments = (S, None) if verb == "branch_to_node" else (S,)
+    changing = asyncio.create_task(getattr(core, verb)(*arguments))
+    await has_claimed.wait()
+    closing = asyncio.create_task(core.aclose())
+    await settle()
+    may_go_on.set()
+    outcome, _ = await asyncio.gather(changing, closing, return_exceptions=True)
+    rows, _ = await other.store.list_sessions(limit=2)
+    assert all(row.lease.token is None for row in rows), outcome
