@@ -25,9 +25,12 @@ Format = Literal["text", "table", "json", "jsonl", "name"]
 # What LASH_FORCE_TTY says beyond yes.
 _FEWEST_COLUMNS = 10
 MACHINE_FORMATS = frozenset({"json", "jsonl", "name"})
-# A command in a text for people, up to its verb, or quoted words, which are somebody's. Help is the same everywhere.
+# A command in a text for people, up to its verb, or quoted words, which are somebody's. A command begins the text or
+# follows a sign or one of these words: names and paths may hold `lash` too. Help is the same everywhere.
 _NAMED_COMMAND = re.compile(
-    r"""(?<![^\s'"])(?:'[^']*'|"[^"]*")|(?<![^\s(:;,])lash (?=[a-z])(?!help\b|(?:[a-z-]+ ){1,2}--help)"""
+    r"""(?<![^\s'"])(?:'[^']*'|"[^"]*")"""
+    r"""|(?:^|(?<=[:;,.|] )|(?<=[(\n])|(?<=\bor )|(?<=\band )|(?<=\bsee ))"""
+    r"""lash (?=[a-z])(?!help\b|(?:[a-z-]+ ){1,2}--help)"""
 )
 
 

@@ -77,6 +77,14 @@ def test_what_doctor_finds_is_mended_by_the_command_it_names(world, tmp_path):
     assert world("show", "s", "-o", "json").json["held_at"] is None
 
 
+def test_a_name_and_a_path_that_hold_a_command_stay_as_they_are(lash, tmp_path):
+    home = str(tmp_path / "my lash notes")
+    opened = lash("--home", home, "open", "s", "--name", "the lash turn")
+    assert opened.err == "created session the lash turn\n"
+    assert f"lash --home '{home}' turn 'the lash turn'" in lash("--home", home, "turn", "s", "!text x").err
+    assert f"in {home}/config.toml" in lash("--home", home, "config", "set", "defaults.model", "m").err
+
+
 def test_a_database_and_a_profile_are_named_too(lash, tmp_path):
     place = ("--db", str(tmp_path / "own.db"), "--profile", "ci")
     lash("config", "set", "profiles.ci.defaults.output", "text")
