@@ -3,9 +3,10 @@
 Python's matcher holds the interpreter lock and cannot be interrupted, so a
 pattern that backtracks without end would freeze the whole runtime. In a child
 process it is simply killed, and takes no more memory than it may. Input (JSON
-on stdin): `pattern`, `files` as [shown, real] pairs, `limit`, `file_bytes`,
-`line_chars`. Output: one JSON line per match `[shown, line, text]`, then one
-object: `is_cut` and how many files were left out, or an `error`.
+on stdin): `pattern`, `files` as [shown, real] pairs, `denied` as [device, inode]
+pairs of what is not to be read, `limit`, `file_bytes`, `line_chars`. Output: one
+JSON line per match `[shown, line, text]`, then one object: `is_cut` and how many
+files were left out, or an `error`.
 """
 
 from __future__ import annotations
@@ -38,13 +39,16 @@ class Directories:
         self._path: str | None = None
         self._descriptor = -1
 
-    def open_file(self, path: str) -> int:
-        """A descriptor for reading that blocks on nothing; raises `OSError`."""
+    def open_file(self, path: str) -> int | None:
+        """A descriptor for reading a regular file, which blocks on nothing; None for what is none, because to open it
+        wakes who waits for a reader of a pipe. Raises `OSError`."""
         directory, _, name = path.rpartition("/")
         if directory != self._path:
             self.close()
             self._descriptor = _opened(directory)
             self._path = directory
+        if not stat.S_ISREG(os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mode):
+            return None
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         return os.open(name, flags, dir_fd=self._descriptor)
 
@@ -75,16 +79,21 @@ class LeftOut:
         self.unreadable = 0
 
 
-def read_text(directories: Directories, path: str, file_bytes: int, left_out: LeftOut) -> str | None:
-    """The text of a regular file; None for one that is `left_out`, and for what is no file."""
+def read_text(
+    directories: Directories, path: str, denied: set[tuple[int, int]], file_bytes: int, left_out: LeftOut
+) -> str | None:
+    """The text of a regular file; None for one that is `left_out` or `denied`, and for what is no file."""
     try:
         descriptor = directories.open_file(path)
     except OSError as error:
         left_out.unreadable += error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
         return None
+    if descriptor is None:
+        return None
     try:
         with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or (status.st_dev, status.st_ino) in denied:
                 return None
             data = file.read(file_bytes + 1)
     except OSError:
@@ -131,8 +140,9 @@ def search(request: dict[str, Any]) -> Iterator[Any]:
     found = 0
     left_out = LeftOut()
     directories = Directories()
+    denied = {(device, inode) for device, inode in request["denied"]}
     for shown, real in request["files"]:
-        text = read_text(directories, real, request["file_bytes"], left_out)
+        text = read_text(directories, real, denied, request["file_bytes"], left_out)
         if text is None:
             continue
         for number, line in matches(text, pattern, request["line_chars"]):

@@ -14,9 +14,8 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterable
 from pathlib import Path
-
-import msgspec
 
 from lash_cli.core.codec import encode
 from lash_cli.core.tools import FailureClass
@@ -31,17 +30,15 @@ ALWAYS_DENIED = (Path("/proc"),)
 _CONTROLS = re.compile("[\x00-\x1f\x7f]")
 
 
-class _Rule(msgspec.Struct, frozen=True):
-    directory: Path
-    identity: tuple[int, int] | None
+Identity = tuple[int, int]
+"""The device and the number of a file or directory, whatever it is called."""
 
 
-def _rule(directory: Path) -> _Rule:
-    real = Path(os.path.realpath(directory))
-    return _Rule(real, _identity(real))
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> Identity | None:
     try:
         status = os.stat(path)
     except OSError:
@@ -49,9 +46,9 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino)
 
 
-def _depth(path: Path, rules: tuple[_Rule, ...]) -> int:
+def _depth(path: Path, rules: Iterable[Path]) -> int:
     """Components of the deepest rule that covers `path`, 0 when none does."""
-    return max((len(rule.directory.parts) for rule in rules if path.is_relative_to(rule.directory)), default=0)
+    return max((len(rule.parts) for rule in rules if path.is_relative_to(rule)), default=0)
 
 
 def printable(path: str) -> str:
@@ -74,10 +71,11 @@ class FilePolicy:
         allow_outside: bool = False,
         denied: tuple[Path, ...] = (),
     ) -> None:
-        """Roots are resolved once, here."""
-        self._roots = tuple(_rule(root) for root in roots)
-        self._readable: tuple[_Rule, ...] = ()
-        self._denied = tuple(_rule(root) for root in (*denied, *ALWAYS_DENIED))
+        """Paths are resolved once, here; what stands where it is denied is looked at whenever that matters, because it
+        is written anew and comes and goes."""
+        self._roots = tuple(map(_real, roots))
+        self._readable: tuple[Path, ...] = ()
+        self._denied = frozenset(map(_real, (*denied, *ALWAYS_DENIED)))
         self._allow_outside = allow_outside
 
     def with_readable(self, directory: Path) -> FilePolicy:
@@ -85,7 +83,7 @@ class FilePolicy:
         policy = FilePolicy((), self._allow_outside)
         policy._roots = self._roots
         policy._denied = self._denied
-        policy._readable = (*self._readable, _rule(directory))
+        policy._readable = (*self._readable, _real(directory))
         return policy
 
     def resolve_read(self, path: str, cwd: Path) -> Path:
@@ -109,9 +107,14 @@ class FilePolicy:
     def denied_paths(self) -> frozenset[Path]:
         """The real paths denied by name. A walk that asked `permits_read` about each directory looks its files up here,
         where asking about every file would look at all of its parents again."""
-        return frozenset(rule.directory for rule in self._denied)
+        return self._denied
 
-    def _resolve(self, path: str, cwd: Path, rules: tuple[_Rule, ...]) -> Path:
+    @property
+    def denied_identities(self) -> frozenset[Identity]:
+        """What is denied by name, under any other name, as things are now."""
+        return frozenset(identity for path in self._denied if (identity := _identity(path)) is not None)
+
+    def _resolve(self, path: str, cwd: Path, rules: tuple[Path, ...]) -> Path:
         if not path or "\0" in path:
             raise invalid("invalid_path", "a path must be non-empty and free of NUL characters")
         if len(path) > MAX_PATH_CHARS:
@@ -124,7 +127,7 @@ class FilePolicy:
             raise invalid("wrong_file_type", f"{path} is a symbolic link that leads in a circle")
         return real
 
-    def _permits(self, real: Path, rules: tuple[_Rule, ...], looked_at: tuple[Path, ...]) -> bool:
+    def _permits(self, real: Path, rules: tuple[Path, ...], looked_at: tuple[Path, ...]) -> bool:
         denied = max(_depth(real, self._denied), self._denied_by_identity(looked_at))
         allowed = _depth(real, rules)
         if denied:
@@ -133,11 +136,11 @@ class FilePolicy:
 
     def _denied_by_identity(self, looked_at: tuple[Path, ...]) -> int:
         """Catches other spellings of a denied directory: file systems without case, bind mounts."""
-        identities = {rule.identity for rule in self._denied if rule.identity is not None}
+        identities = self.denied_identities
         return next((len(path.parts) for path in looked_at if _identity(path) in identities), 0)
 
     def _refusal(self, path: str) -> ToolFault:
-        roots = ", ".join(str(rule.directory) for rule in self._roots) or "none"
+        roots = ", ".join(map(str, self._roots)) or "none"
         return ToolFault(
             FailureClass.PERMISSION_DENIED,
             "path_outside_roots",
@@ -147,12 +150,17 @@ class FilePolicy:
     def open_file(self, real: Path) -> int:
         """A descriptor for reading the regular file or directory at a resolved path.
 
-        Never blocks on a FIFO and never follows a link. Raises `ToolFault`.
+        Never follows a link. Nothing else is opened: that wakes who waits for a reader of a pipe, and may set a device
+        going. Raises `ToolFault`.
         """
+        name = real.name or "."
         parent = self.open_directory(real.parent)
         try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            return os.open(real.name or ".", flags, dir_fd=parent)
+            mode = os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+                raise invalid("wrong_file_type", f"{real} is not a regular file")
+            # A pipe that took its place meanwhile is not waited for, and a link not followed.
+            return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=parent)
         except OSError as error:
             raise self._open_fault(error, real) from error
         finally:
@@ -201,8 +209,6 @@ class FilePolicy:
     def _open_fault(self, error: OSError, real: Path) -> ToolFault:
         if error.errno == errno.ELOOP:
             return self._refusal(str(real))
-        if error.errno == errno.ENXIO:  # what opening a socket fails with
-            return invalid("wrong_file_type", f"{real} is not a regular file")
         return os_fault(error, "open", real)
 
 

@@ -265,6 +265,7 @@ class SearchTools:
         request = {
             "pattern": arguments.pattern,
             "files": files,
+            "denied": list(self._policy.denied_identities),
             "limit": arguments.limit,
             "file_bytes": GREP_FILE_BYTES,
             "line_chars": GREP_LINE_CHARS,

@@ -9,12 +9,13 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault
-from lash_cli.tools.policy import FilePolicy
+from lash_cli.tools.policy import FilePolicy, require_regular
 from lash_cli.tools.writing import replace_file
 
 
@@ -109,6 +110,21 @@ def test_a_root_deeper_than_the_denied_directory_is_usable(root: Path) -> None:
     refused(policy, "../keys.toml", root)
 
 
+def test_what_is_denied_is_what_stands_there_now(root: Path) -> None:
+    """As a file with keys that is written anew, and so is another file, under another spelling of its name."""
+    keys, again, free = (root / name for name in ("keys.toml", "KEYS.toml", "free"))
+    keys.write_text("old")
+    policy = FilePolicy((root,), denied=(keys, root / "later.toml"))
+    keys.rename(free)
+    keys.write_text("new")
+    (root / "later.toml").write_text("new")
+    again.hardlink_to(keys)
+    (root / "LATER.toml").hardlink_to(root / "later.toml")
+    for name in ("keys.toml", "KEYS.toml", "later.toml", "LATER.toml"):
+        refused(policy, name, root)
+    assert policy.resolve_read("free", root) == free
+
+
 def test_the_environment_of_processes_is_never_readable(root: Path) -> None:
     refused(FilePolicy((root,), allow_outside=True), "/proc/self/environ", root)
     refused(FilePolicy((Path("/"),)), f"/proc/{os.getpid()}/environ", root)
@@ -156,10 +172,25 @@ def test_a_loop_of_links_is_refused(root: Path) -> None:
         policy.open_file(policy.resolve_read("loop", root))
 
 
-def test_a_fifo_neither_blocks_nor_reads(root: Path) -> None:
+def test_a_fifo_is_not_opened_and_one_that_takes_the_place_of_a_file_neither_blocks_nor_reads(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(root / "fifo")
     policy = FilePolicy((root,))
-    descriptor = policy.open_file(policy.resolve_read("fifo", root))
+    with pytest.raises(ToolFault, match="not a regular file"):
+        policy.open_file(policy.resolve_read("fifo", root))
+    real = policy.resolve_read("inside", root)
+    look = os.stat
+
+    def look_then_swap(name: str, **how: Any) -> os.stat_result:
+        status = look(name, **how)
+        (root / "fifo").rename(real)
+        return status
+
+    monkeypatch.setattr(os, "stat", look_then_swap)
+    descriptor = policy.open_file(real)
+    with pytest.raises(ToolFault, match="not a regular file"):
+        require_regular(descriptor, "inside")
     os.close(descriptor)
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: ASYNC220, ASYNC240 - small files and programs in a test may block
 """glob and grep over real trees (contract 05 §6)."""
 
 from __future__ import annotations
@@ -5,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -54,6 +56,35 @@ async def test_grep_reads_no_file_that_is_denied_by_name(tmp_path: Path) -> None
     assert value_of(await bench.call("grep", pattern="needle")) == "sub/private.jsonl:1: needle"
     assert failure_of(await bench.call("grep", pattern="needle", path="private.jsonl")).code == "path_outside_roots"
     await bench.provider.aclose()
+
+
+async def test_another_name_of_a_denied_file_is_not_searched(tmp_path: Path) -> None:
+    keys = tmp_path / "project" / "keys.toml"
+    bench = Workbench(tmp_path, denied=(keys,))
+    bench.write("keys.toml", "needle")
+    (bench.root / "KEYS.toml").hardlink_to(keys)  # as where a name has several spellings
+    bench.write("mine", "needle")
+    assert value_of(await bench.call("grep", pattern="needle")) == "mine:1: needle"
+    await bench.provider.aclose()
+
+
+async def test_who_waits_to_write_into_a_pipe_still_waits_when_it_was_looked_at(bench: Workbench) -> None:
+    os.mkfifo(bench.root / "pipe")
+    bench.write("mine", "needle")
+    writer = subprocess.Popen([sys.executable, "-c", "import sys; open(sys.argv[1], 'w')", bench.root / "pipe"])
+    try:
+        waits_in = Path(f"/proc/{writer.pid}/wchan")
+        while waits_in.exists() and (place := waits_in.read_text()) != "wait_for_partner":
+            if place == "0" and b") S " in Path(f"/proc/{writer.pid}/stat").read_bytes():
+                pytest.skip("the kernel does not say here what a process waits for")
+            await asyncio.sleep(0.005)
+        assert value_of(await bench.call("grep", pattern="needle")) == "mine:1: needle"
+        assert waits_in.read_text() == "wait_for_partner"
+        assert failure_of(await bench.call("read_file", path="pipe")).code == "wrong_file_type"
+        assert waits_in.read_text() == "wait_for_partner"
+    finally:
+        writer.kill()
+        writer.wait()
 
 
 async def test_another_spelling_of_a_denied_directory_is_not_searched(
@@ -164,7 +195,7 @@ def test_a_file_that_may_not_be_read_is_counted_and_one_that_is_gone_is_not(nobo
     nobodys_bench.write("locked", "x").chmod(0)
     nobodys_bench.write("b", "x")
     files = [(name, str(nobodys_bench.root / name)) for name in ("b", "gone", "locked")]
-    request = {"pattern": "x", "files": files, "limit": 9, "file_bytes": 99, "line_chars": 99}
+    request = {"pattern": "x", "files": files, "denied": [], "limit": 9, "file_bytes": 99, "line_chars": 99}
     assert list(grep_worker.search(request)) == [
         ["b", 1, "x"],
         {"is_cut": False, "binary": 0, "large": 0, "unreadable": 1},
@@ -212,7 +243,7 @@ def test_a_directory_swapped_for_a_link_before_its_files_are_read_is_not_entered
     (bench.root / "d").symlink_to(outside)
     bench.write("e", "needle")
     files = [(name, str(bench.root / name)) for name in ("d/secret", "e")]
-    request = {"pattern": "needle", "files": files, "limit": 9, "file_bytes": 99, "line_chars": 99}
+    request = {"pattern": "needle", "files": files, "denied": [], "limit": 9, "file_bytes": 99, "line_chars": 99}
     assert [line[0] for line in grep_worker.search(request) if isinstance(line, list)] == ["e"]
 
 
@@ -326,8 +357,9 @@ def test_a_directory_that_is_gone_does_not_hide_the_rest_of_the_one_around_it(be
     paths = [str(bench.write(path, "needle")) for path in ("d/a", "d/b/c", "d/d")]
     (bench.root / "d/b/c").unlink()
     (bench.root / "d/b").rmdir()
-    request = {"pattern": "needle", "files": [(path, path) for path in paths], "limit": 9, "file_bytes": 99}
-    lines = list(grep_worker.search({**request, "line_chars": 99}))
+    files = [(path, path) for path in paths]
+    request = {"pattern": "needle", "files": files, "denied": [], "limit": 9, "file_bytes": 99, "line_chars": 99}
+    lines = list(grep_worker.search(request))
     assert [line[0] for line in lines[:-1]] == [paths[0], paths[2]]
     assert lines[-1]["unreadable"] == 0
 
