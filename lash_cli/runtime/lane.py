@@ -33,7 +33,15 @@ from lash_cli.effects.host import first_of
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy, SessionExecutionLeaseExpired
 from lash_cli.runtime.ending import end, tidied
 from lash_cli.runtime.session import ResidentSession
-from lash_cli.store.base import LaneBusy, LaneOutcome, LaneRequest, LaneStore, RuntimePersistence, busy_error
+from lash_cli.store.base import (
+    LaneBusy,
+    LaneGranted,
+    LaneOutcome,
+    LaneRequest,
+    LaneStore,
+    RuntimePersistence,
+    busy_error,
+)
 from lash_cli.system import is_definitely_dead
 
 if TYPE_CHECKING:
@@ -64,7 +72,11 @@ def holds_no_more(session_id: str, owner: LeaseOwnerIdentity) -> None:
     """Forget in which event loop `owner` asked for a lane that was given back or not granted; where the loop was closed
     over it nobody gave it back."""
     if not _is_left_behind(session_id, owner):
-        _LOOPS.pop((session_id, owner.owner_id, owner.incarnation_id), None)
+        _forget(session_id, owner)
+
+
+def _forget(session_id: str, owner: LeaseOwnerIdentity) -> None:
+    _LOOPS.pop((session_id, owner.owner_id, owner.incarnation_id), None)
 
 
 def _is_left_behind(session_id: str, owner: LeaseOwnerIdentity) -> bool:
@@ -110,6 +122,7 @@ async def take_lane(
     """
     deadline = clock.monotonic() + busy_wait_ms / 1000
     delay = BUSY_POLL_FIRST_S
+    dead: LeaseOwnerIdentity | None = None
     _asks_here(request.session_id, request.owner)
     while True:
         try:
@@ -120,10 +133,13 @@ async def take_lane(
             )
             raise
         if not isinstance(outcome, LaneBusy):
+            if dead is not None and isinstance(outcome, LaneGranted) and outcome.lease is not None:
+                _forget(request.session_id, dead)
             return outcome
         is_new_holder = request.dead_holder_fencing_token != outcome.fencing_token
         if is_new_holder and is_provably_dead(request.session_id, outcome.holder):
             request = msgspec.structs.replace(request, dead_holder_fencing_token=outcome.fencing_token)
+            dead = outcome.holder
             continue
         remaining = deadline - clock.monotonic()
         if remaining <= 0 or cancel.is_set:
@@ -299,7 +315,7 @@ async def claimed_lane(
     try:
         try:
             claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
-            if isinstance(claimed, LaneBusy) and is_provably_dead(session_id, claimed.holder):
+            if isinstance(claimed, LaneBusy) and is_provably_dead(session_id, dead := claimed.holder):
                 claimed = await store.reclaim_lease(
                     session_id,
                     owner,
@@ -308,6 +324,8 @@ async def claimed_lane(
                     now_ms=clock.now_ms(),
                     token=token,
                 )
+                if not isinstance(claimed, LaneBusy):
+                    _forget(session_id, dead)
         except asyncio.CancelledError:
             await free_unseen_lane(store, session_id, owner, clock, ttl_ms=ttl_ms, token=token)
             raise
