@@ -30,6 +30,10 @@ CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_IDLE_CONNECTIONS = 20
 _PROXIES = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+#: What OpenSSL says of a certificate whose issuer is not at hand: X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT and its kin.
+_UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
+#: The status that a server behind no proxy never gives.
+PROXY_REFUSED = 407
 
 
 class Timeouts(Record):
@@ -124,6 +128,9 @@ class Httpx2Transport:
                 code="response_start_timeout",
                 retryable=True,
             ) from error
+        if response.status_code == PROXY_REFUSED:
+            await response.aclose()
+            raise _proxy_refusal(str(PROXY_REFUSED), "response_observed")
         headers = {name.lower(): value for name, value in response.headers.items()}
         body = _body(response)
 
@@ -225,20 +232,16 @@ async def _library_faults(position: str) -> AsyncIterator[None]:
         ) from error
     except httpx2.TimeoutException as error:
         raise LlmTransportError(
-            _timeout_text(error), kind="timeout", code=_snake(error), retryable=True, protocol_position=position
-        ) from error
-    except httpx2.ProxyError as error:
-        # Only the number: the words are the proxy's own, and it knows a password that nobody here would recognise.
-        status = re.match("[0-9]{3}", str(error))
-        raise LlmTransportError(
-            f"the proxy refused to connect{f' ({status[0]})' if status else ''}; check {_set_names(_PROXIES)}",
-            kind="transport",
-            code="proxy_error",
+            f"{_timeout_text(error)}{_proxy_hint(error)}",
+            kind="timeout",
+            code=_snake(error),
             retryable=True,
             protocol_position=position,
-        ) from None
+        ) from error
+    except httpx2.ProxyError as error:
+        raise _proxy_refusal(str(error), position) from None
     except (httpx2.HTTPError, httpx2.StreamError) as error:
-        said = _tls_problem(error) or f"{error}{_proxy_hint(error)}" or _unsaid(error)
+        said = _tls_problem(error) or f"{str(error) or _unsaid(error)}{_proxy_hint(error)}"
         raise LlmTransportError(
             f"the connection to the provider failed: {said}",
             kind="transport",
@@ -248,11 +251,23 @@ async def _library_faults(position: str) -> AsyncIterator[None]:
         ) from error
 
 
+def _proxy_refusal(said: str, position: str) -> LlmTransportError:
+    """Only the number: the words are the proxy's own, and it knows a password that nobody here would recognise."""
+    status = re.match("[0-9]{3}", said)
+    return LlmTransportError(
+        f"the proxy refused to connect{f' ({status[0]})' if status else ''}; check {_set_names(_PROXIES)}",
+        kind="transport",
+        code="proxy_error",
+        retryable=True,
+        protocol_position=position,
+    )
+
+
 def _proxy_hint(error: Exception) -> str:
     """What to look at where nobody could be connected to: the library does not say that it was a proxy."""
     import httpx2
 
-    if not isinstance(error, httpx2.ConnectError):
+    if not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return ""
     from urllib.request import getproxies_environment, proxy_bypass
 
@@ -275,9 +290,10 @@ def _tls_problem(error: BaseException) -> str | None:
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not trusted ({cause.verify_message}); an authority of your own goes into SSL_CERT_FILE"
-        )
+        reason = cause.verify_message.rstrip(".")
+        if cause.verify_code not in _UNKNOWN_AUTHORITY:
+            return f"its certificate is not valid ({reason})"
+        return f"its certificate is not trusted ({reason}); an authority of your own goes into SSL_CERT_FILE"
     if cause is not None and cause.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"):
         return "it does not speak TLS there; should the address begin with http:// and not with https://?"
     return None

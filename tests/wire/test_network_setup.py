@@ -75,16 +75,43 @@ async def test_an_environment_the_network_cannot_be_set_up_with_is_named_and_its
     assert "proxypassword" not in repr(result) and "user" not in result.error.message
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_that_refuses_is_named_by_its_number_and_its_words_are_not_repeated(
-    monkeypatch: pytest.MonkeyPatch,
+    scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with ChatServer(default=Reply((), 407)) as proxy:
+    async with ChatServer(default=Reply((b"proxypassword is not the one of me",), 407)) as proxy:
         host = proxy.base_url.removeprefix("http://").removesuffix("/v1")
         monkeypatch.setitem(wire._REASONS, 407, "Authentication of me:proxypassword failed")
-        monkeypatch.setenv("HTTPS_PROXY", f"http://me:proxypassword@{host}")
-        result = await call("https://provider.invalid/v1")
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:proxypassword@{host}")
+        result = await call(f"{scheme}://provider.invalid/v1")
     assert (result.error.kind, result.error.code, result.error.retryable) == ("transport", "proxy_error", True)
-    assert result.error.message == "the proxy refused to connect (407); check HTTPS_PROXY"
+    assert result.error.message == f"the proxy refused to connect (407); check {scheme.upper()}_PROXY"
+    assert "proxypassword" not in repr(result)
+
+
+async def test_a_proxy_that_hangs_up_without_a_word_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(tunnel, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        result = await call("https://provider.invalid/v1")
+    assert result.error.message.endswith("failed: it broke off; a proxy is set, check HTTPS_PROXY")
+
+
+async def test_who_cannot_connect_in_time_is_told_that_there_is_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+
+    async def connect(request: httpx2.Request, **_: object) -> None:
+        raise httpx2.ConnectTimeout("", request=request)
+
+    transport = Httpx2Transport()
+    transport._client_of_this_loop().send = connect  # type: ignore[method-assign, assignment]
+    with pytest.raises(LlmTransportError, match=r"took too long; a proxy is set, check HTTPS_PROXY$"):
+        await transport.send(HttpRequest("POST", "https://test.invalid", {}, b""), start_timeout=None)
+    await transport.aclose()
 
 
 async def test_who_cannot_connect_behind_a_proxy_is_told_that_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,17 +207,30 @@ async def test_a_server_without_tls_behind_an_https_address_is_named_as_such() -
     assert "does not speak TLS" in result.error.message
 
 
-async def test_a_certificate_that_is_not_trusted_says_what_to_do() -> None:
-    untrusted = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] ... (_ssl.c:1006)")
-    untrusted.verify_message = "self-signed certificate"
+AUTHORITY = "an authority of your own goes into SSL_CERT_FILE"
+
+
+@pytest.mark.parametrize(
+    ("verify_code", "reason", "said"),
+    [
+        (18, "self-signed certificate", f"its certificate is not trusted (self-signed certificate); {AUTHORITY}"),
+        (20, "no local issuer", f"its certificate is not trusted (no local issuer); {AUTHORITY}"),
+        (10, "certificate has expired", "its certificate is not valid (certificate has expired)"),
+        (62, "Hostname mismatch, not for 'x'.", "its certificate is not valid (Hostname mismatch, not for 'x')"),
+    ],
+)
+async def test_a_certificate_that_is_refused_says_what_to_do(verify_code: int, reason: str, said: str) -> None:
+    refused = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] ... (_ssl.c:1006)")
+    refused.verify_code, refused.verify_message = verify_code, reason
 
     async def connect(*_: object, **__: object) -> None:
-        raise httpx2.ConnectError(str(untrusted)) from untrusted
+        raise httpx2.ConnectError(str(refused)) from refused
 
     transport = Httpx2Transport()
     transport._client_of_this_loop().send = connect  # type: ignore[method-assign, assignment]
-    with pytest.raises(LlmTransportError, match=r"not trusted \(self-signed certificate\).*SSL_CERT_FILE"):
+    with pytest.raises(LlmTransportError) as caught:
         await transport.send(HttpRequest("POST", "https://test.invalid", {}, b""), start_timeout=None)
+    assert caught.value.message == f"the connection to the provider failed: {said}"
     await transport.aclose()
 
 
