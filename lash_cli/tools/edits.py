@@ -15,7 +15,7 @@ import re
 import unicodedata
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import accumulate, islice, pairwise
 
@@ -67,12 +67,22 @@ class _Span(msgspec.Struct, frozen=True):
     new: str
 
 
-def apply_edits(content: bytes, replacements: Sequence[Replacement], path: str) -> Edited:
-    """Apply all replacements to `content`; raises `ToolFault` (invalid_request) if any of them cannot be applied."""
+def apply_edits(
+    content: bytes, replacements: Sequence[Replacement], path: str, check: Callable[[], None] = lambda: None
+) -> Edited:
+    """Apply all replacements to `content`; raises `ToolFault` (invalid_request) if any of them cannot be applied.
+
+    Each is looked for in all of the text, and there may be thousands: `check` is called before each, and raises when
+    nobody waits any longer.
+    """
     text, bom = _decode(content, path)
     flat, origins = _flatten(text)
     searched = _Searched(flat)
-    spans = sorted((searched.locate(item, index) for index, item in enumerate(replacements, 1)), key=lambda s: s.start)
+    spans: list[_Span] = []
+    for index, item in enumerate(replacements, 1):
+        check()
+        spans.append(searched.locate(item, index))
+    spans.sort(key=lambda span: span.start)
     for before, after in pairwise(spans):
         if after.start < before.end:
             raise invalid("edit_overlap", "two edits touch the same text; merge them into one. Nothing was written")

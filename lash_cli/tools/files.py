@@ -184,9 +184,8 @@ class FileTools:
             if os.fstat(file.fileno()).st_size > EDIT_BYTES:
                 raise _too_large(arguments.path, EDIT_BYTES)
             content = file.read()
-        patience.check()
         replacements = [Replacement(item.old_text, item.new_text) for item in arguments.edits]
-        edited = apply_edits(content, replacements, arguments.path)
+        edited = apply_edits(content, replacements, arguments.path, patience.check)
         patience.check()
         replace_file(self._policy, real, edited.content, expected=content)
         return edited

@@ -4,8 +4,8 @@ A path is judged after every symbolic link in it was resolved, and the
 resolved path is then opened component by component with `O_NOFOLLOW`, so a
 link slipped in between judgement and use is refused by the kernel. Of the
 rules that cover a path the deepest wins, and a tie denies: a project inside
-the lash home is usable, the home's keys are not. Hard links cannot be told
-apart from files and are not checked.
+the lash home is usable, the home's keys are not. Another name of what is denied
+is refused like it; another hard link of a file below it cannot be told apart.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from support.tools import Workbench, failure_of, value_of
 
 from lash_cli.core.content import Inline
 from lash_cli.core.tools import FailureClass, NeverRetry, SafeRetry, ToolSuccess
+from lash_cli.tools import edits as edits_module
 from lash_cli.tools import files, writing
 from lash_cli.tools.schema import ArgumentsInvalid, check_schema, validate_value
 
@@ -470,6 +472,25 @@ async def test_mark_and_line_endings_are_kept(bench: Workbench) -> None:
     path = bench.write("a.txt", b"\xef\xbb\xbfone\r\ntwo\r\nthree\r\n")
     await edit(bench, "a.txt", ("one\ntwo", "one\n2\n2b"))
     assert path.read_bytes() == b"\xef\xbb\xbfone\r\n2\r\n2b\r\nthree\r\n"
+
+
+async def test_of_many_edits_no_more_are_looked_for_than_somebody_waits_for(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.write("a.txt", "".join(f"line {n};\n" for n in range(100)))
+    before = path.read_bytes()
+    looked_for: list[str] = []
+    occurrences = edits_module._occurrences
+
+    def cancelled_meanwhile(text: str, wanted: str) -> Iterator[tuple[int, int]]:
+        looked_for.append(wanted)
+        bench.cancel.set()
+        return occurrences(text, wanted)
+
+    monkeypatch.setattr(edits_module, "_occurrences", cancelled_meanwhile)
+    output = await edit(bench, "a.txt", *((f"line {n};", f"changed {n};") for n in range(100)))
+    assert (output.status, looked_for) == ("cancelled", ["line 0;"])
+    assert path.read_bytes() == before
 
 
 async def test_the_mode_is_kept(bench: Workbench) -> None:
