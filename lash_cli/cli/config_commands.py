@@ -94,7 +94,7 @@ def schema() -> int:
     from lash_cli.settings.json_schema import config_schema
 
     options = current().output
-    if options.fields is not None or options.template is not None:
+    if options.is_chosen_from:
         raise UsageError("a schema is printed whole", hint="choose from it with: lash config schema | jq .properties")
     document = config_schema()
     write_line(to_json(document) if options.is_machine else json.dumps(document, indent=2))

@@ -39,7 +39,9 @@ def heartbeat_seconds(text: str | None, *, is_stream: bool) -> float | None:
     if text is None:
         return None
     if not is_stream:
-        raise UsageError("--heartbeat is for a stream of JSON lines", hint="add: -o jsonl")
+        raise UsageError(
+            "--heartbeat is for a stream of JSON lines", hint="use -o jsonl, without --fields and --format"
+        )
     seconds = duration_ms(text) / 1000
     if seconds <= 0:
         raise UsageError(f"--heartbeat cannot be {text!r}", hint="give a duration above 0, such as 15s")

@@ -204,8 +204,9 @@ async def while_read(waiting: Coroutine[Any, Any, T]) -> T:
 def require_stream_format(option: str) -> bool:
     """Whether JSON lines are asked for. Raises `UsageError` for a form that cannot go on without end."""
     options = current().output
-    if options.format in ("json", "name") or options.template is not None or options.fields is not None:
+    if options.format in ("json", "name") or options.is_chosen_from:
         raise UsageError(
-            f"{option} goes on without end and prints text or JSON lines", hint=f"use {option} with -o jsonl"
+            f"{option} goes on without end and prints text or JSON lines",
+            hint=f"use {option} with -o jsonl, and without --fields and --format",
         )
-    return options.format == "jsonl"
+    return options.is_stream

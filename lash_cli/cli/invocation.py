@@ -82,6 +82,16 @@ class OutputOptions:
         """Whether a program reads the result: json, jsonl or name."""
         return self.format in MACHINE_FORMATS
 
+    @property
+    def is_chosen_from(self) -> bool:
+        """Whether a part of what there is was asked for, by `--fields` or `--format`."""
+        return self.fields is not None or self.template is not None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether what happens is told line by line as JSON; one chooses from the result, which is one document."""
+        return self.format == "jsonl" and not self.is_chosen_from
+
 
 class Invocation:
     """One run of the command line."""

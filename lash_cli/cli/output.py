@@ -81,8 +81,7 @@ def emit_many(
     `UsageError` for a field that does not exist, in an empty list too.
     """
     options = current().output
-    is_chosen_from = options.fields is not None or options.template is not None
-    if not items and is_chosen_from and not current().options.fields_are_known:
+    if not items and options.is_chosen_from and not current().options.fields_are_known:
         from lash_cli.cli.printed import require_fields
 
         known = require_fields((kind,))

@@ -39,7 +39,7 @@ def _print(kind: str) -> None:
     from lash_cli.cli.schemas.generate import schema_of
 
     options = current().output
-    if options.fields is not None or options.template is not None:
+    if options.is_chosen_from:
         raise UsageError("a schema is printed whole", hint=f"choose from it with: lash schema {kind} | jq .properties")
     if options.format == "name" or options.quiet:
         write_line(kind)

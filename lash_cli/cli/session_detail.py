@@ -27,7 +27,7 @@ def show_session(reference: str | None = None, *, policy: bool = False, lease: b
     """
     # The text tells how much waits and not what, and a queue may hold a hundred thousand texts.
     output = current().output
-    with_queue = output.format != "text" or output.fields is not None or output.template is not None
+    with_queue = output.format != "text" or output.is_chosen_from
     document = run_inline(lambda: read_session_detail(reference, with_queue=with_queue))
     print_session(document, policy=policy, lease=lease)
     return 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from lash_cli.cli.documents import Document, message_document, transcript_document
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import emit_line, emit_many, emit_one, safe, warn_of_raw, write_shown
+from lash_cli.cli.output import emit_many, emit_one, safe, warn_of_raw, write_shown
 from lash_cli.cli.reading import read_session_row, reading_store, run_inline
 from lash_cli.core.content import Message, Role
 from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
@@ -84,10 +84,9 @@ def show_transcript(
     if last is not None:
         shown = shown[-last:]
     options = current().output
-    is_whole = options.template is None and options.fields is None
     if choice.raw and not options.is_machine:
         warn_of_raw()
-    if options.format == "text" and is_whole:
+    if options.format == "text" and not options.is_chosen_from:
         text = transcript_lines(shown, choice, frames, clean=str if choice.raw else safe)
         write_shown(text + "\n" if text else "", is_paged=True)
         return 0
@@ -95,10 +94,6 @@ def show_transcript(
         message_document(entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id, frame_id=entry.frame_id)
         for entry in shown
     ]
-    if options.format == "jsonl" and is_whole:
-        for document in documents:
-            emit_line(document)
-        return 0
     if options.format == "jsonl":
         emit_many("MessageItem", documents, columns=("id", "role", "text"))
         return 0

@@ -194,7 +194,7 @@ def command(
             timeout_text=timeout,
             is_ephemeral=ephemeral,
             is_value=schema is not None,
-            heartbeat_seconds=heartbeat_seconds(heartbeat, is_stream=current().output.format == "jsonl"),
+            heartbeat_seconds=heartbeat_seconds(heartbeat, is_stream=current().output.is_stream),
         ),
         key=key,
         turn_id=turn_id,

@@ -48,8 +48,10 @@ def check_input(how: str, contradicting: dict[str, object]) -> None:
     """Raise what stands against `--input HOW`, before anything is opened; `contradicting` are options by name."""
     if how != "jsonl":
         raise UsageError(f"--input cannot be {how!r}", hint="there is: jsonl")
-    if current().output.format != "jsonl":
-        raise UsageError("--input jsonl answers with a stream of events", hint="add: -o jsonl")
+    if not current().output.is_stream:
+        raise UsageError(
+            "--input jsonl answers with a stream of events", hint="use -o jsonl, without --fields and --format"
+        )
     given = [name for name, value in contradicting.items() if value is not None]
     if given:
         raise UsageError(

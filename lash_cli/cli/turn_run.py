@@ -303,7 +303,7 @@ class TurnRun:
     def _is_document(self) -> bool:
         """Whether the result is one document at the end instead of a text."""
         options = current().output
-        return options.format in ("json", "name") or options.template is not None or options.fields is not None
+        return options.format in ("json", "name") or options.is_chosen_from
 
     @property
     def _is_on_terminal(self) -> bool:
@@ -326,7 +326,7 @@ class TurnRun:
         options = current().output
         if self._is_document:
             return QuietView(None, self._clean)
-        if options.format == "jsonl":
+        if options.is_stream:
             self._lines = EventLines(
                 self._write,
                 self._session.session_id,

@@ -287,7 +287,7 @@ class Work:
 
     def _make_log(self) -> WorkLog | WorkLines:
         options = current().output
-        if options.format != "jsonl" or options.template is not None or options.fields is not None:
+        if not options.is_stream:
             return WorkLog(self._name_of)
         sys.stdout.flush()
         self._pump = OutputPump(sys.stdout.fileno())

@@ -48,6 +48,23 @@ def test_every_line_is_a_turn_of_one_stream(lash: Any, tmp_path: Path) -> None:
     assert len(said(lash)) == 2
 
 
+def test_what_is_chosen_from_a_result_is_one_document_and_no_stream(lash: Any) -> None:
+    lash("open", "s")
+    for choice in (("--fields", "ok"), ("--format", "{ok}")):
+        refused = feed(lash, {"text": "!text one"}, options=choice)
+        assert (refused.code, refused.error["code"], refused.out) == (2, "usage", "")
+        assert "without --fields" in refused.error["hint"]
+        quiet = lash("turn", "s", "hi", "-o", "jsonl", "--heartbeat", "1s", *choice)
+        assert (quiet.code, quiet.error["code"]) == (2, "usage")
+    assert said(lash) == []
+    assert lash("turn", "s", "hi", "-o", "jsonl", "--fields", "ok").lines == [
+        {"schema": "lash/1", "kind": "TurnResult", "ok": True}
+    ]
+    assert lash("work", "s", "--until-empty", "-o", "jsonl", "--fields", "turns").lines == [
+        {"schema": "lash/1", "kind": "WorkReport", "turns": 0}
+    ]
+
+
 def test_a_program_may_wait_for_an_answer_before_it_writes_the_next_line(lash: Any, home: Path) -> None:
     lash("open", "s")
     process = spawn_lash(["turn", "s", *FEED], home=home, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
