@@ -79,7 +79,7 @@ class FilePolicy:
         self._allow_outside = allow_outside
 
     def with_readable(self, directory: Path) -> FilePolicy:
-        """A copy that also allows reading under `directory`."""
+        """A copy that also allows reading under `directory` what somebody knows the name of: it cannot be listed."""
         policy = FilePolicy((), self._allow_outside)
         policy._roots = self._roots
         policy._denied = self._denied
@@ -88,11 +88,11 @@ class FilePolicy:
 
     def resolve_read(self, path: str, cwd: Path) -> Path:
         """The real path behind `path`, relative to `cwd`; raises `ToolFault` `path_outside_roots`."""
-        return self._resolve(path, cwd, (*self._roots, *self._readable))
+        return self._resolve(path, cwd, is_read=True)
 
     def resolve_write(self, path: str, cwd: Path) -> Path:
         """Like `resolve_read`, for a file to be created or replaced; read-only trees do not count."""
-        real = self._resolve(path, cwd, self._roots)
+        real = self._resolve(path, cwd, is_read=False)
         if path.endswith("/"):
             raise invalid("wrong_file_type", f"{path} is the name of a directory, not of a file")
         return real
@@ -101,7 +101,7 @@ class FilePolicy:
         """Whether an already resolved path may be read. Where its parent is known to be so, what stands above it is not
         looked at again: a walk asks of every directory."""
         looked_at = (real_path,) if is_below_permitted else (real_path, *real_path.parents)
-        return self._permits(real_path, (*self._roots, *self._readable), looked_at)
+        return self._permits(real_path, looked_at, is_read=True)
 
     @property
     def denied_paths(self) -> frozenset[Path]:
@@ -114,22 +114,22 @@ class FilePolicy:
         """What is denied by name, under any other name, as things are now."""
         return frozenset(identity for path in self._denied if (identity := _identity(path)) is not None)
 
-    def _resolve(self, path: str, cwd: Path, rules: tuple[Path, ...]) -> Path:
+    def _resolve(self, path: str, cwd: Path, *, is_read: bool) -> Path:
         if not path or "\0" in path:
             raise invalid("invalid_path", "a path must be non-empty and free of NUL characters")
         if len(path) > MAX_PATH_CHARS:
             raise invalid("invalid_path", f"a path must not be longer than {MAX_PATH_CHARS} characters")
         expanded = os.path.expanduser(path) if path.startswith("~") else path
         real = Path(os.path.realpath(os.path.join(cwd, expanded)))
-        if not self._permits(real, rules, (real, *real.parents)):
+        if not self._permits(real, (real, *real.parents), is_read=is_read):
             raise self._refusal(path)
         if os.path.islink(real):
             raise invalid("wrong_file_type", f"{path} is a symbolic link that leads in a circle")
         return real
 
-    def _permits(self, real: Path, rules: tuple[Path, ...], looked_at: tuple[Path, ...]) -> bool:
+    def _permits(self, real: Path, looked_at: tuple[Path, ...], *, is_read: bool) -> bool:
         denied = max(_depth(real, self._denied), self._denied_by_identity(looked_at))
-        allowed = _depth(real, rules)
+        allowed = max(_depth(real, self._roots), _depth(real.parent, self._readable) if is_read else 0)
         if denied:
             return allowed > denied
         return allowed > 0 or self._allow_outside

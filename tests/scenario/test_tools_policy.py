@@ -79,7 +79,7 @@ def test_a_root_reached_through_a_link_is_the_directory_behind_it(root: Path) ->
     assert policy.resolve_read("inside", root.parent / "alias") == root / "inside"
 
 
-@pytest.mark.parametrize("path", ["", "a\0b", "a/" * 2049])
+@pytest.mark.parametrize("path", ["", "a\0b", "a" + "/" * 4096])
 def test_an_impossible_path_is_a_bad_request(root: Path, path: str) -> None:
     with pytest.raises(ToolFault) as caught:
         FilePolicy((root,)).resolve_read(path, root)

@@ -104,6 +104,7 @@ async def test_another_spelling_of_a_denied_directory_is_not_searched(
     )
     assert await found(bench, "**") == ["mine/keys"]
     assert value_of(await bench.call("grep", pattern="needle")) == "mine/keys:1: needle"
+    assert not FilePolicy((bench.root,), denied=(bench.root / "lash-home",)).permits_read(bench.root / "again/deeper")
     for path in ("again", "again/keys", "again/deeper", "again/deeper/keys"):
         assert failure_of(await bench.call("read_file", path=path)).code == "path_outside_roots", path
         assert failure_of(await bench.call("glob", pattern="**", path=path)).code == "path_outside_roots", path

@@ -144,6 +144,14 @@ async def test_long_output_shows_its_end_and_keeps_the_whole_in_a_private_readab
     assert failure_of(await bench.call("write", path=str(path), content="")).code == "path_outside_roots"
 
 
+async def test_what_other_sessions_had_kept_is_not_found_without_its_name(bench: Workbench) -> None:
+    kept = spill(bench.spill, b"needle of others")
+    for name, arguments in {"read_file": {}, "glob": {"pattern": "*"}, "grep": {"pattern": "needle"}}.items():
+        for path in (bench.spill, f"{bench.spill}/../spill/."):
+            assert failure_of(await bench.call(name, path=str(path), **arguments)).code == "path_outside_roots"
+    assert value_of(await bench.call("grep", path=str(kept), pattern="needle")).endswith(":1: needle of others")
+
+
 async def test_of_more_output_than_is_kept_the_file_says_what_it_lacks(bench: Workbench) -> None:
     value = value_of(await bench.call("exec_command", cmd="seq 1 200000"))
     kept = Path(value["full_output_path"]).read_text()
