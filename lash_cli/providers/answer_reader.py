@@ -52,7 +52,7 @@ def request_id_of(headers: Mapping[str, str]) -> str | None:
 class AnswerReader:
     """Reads the body of one 200 answer, streamed or whole."""
 
-    def __init__(self, request: LlmRequest, wire: Wire, termination: Termination, sink: EventSink) -> None:
+    def __init__(self, request: LlmRequest, wire: Wire[Any], termination: Termination, sink: EventSink) -> None:
         self._request = request
         self._wire = wire
         self._tolerates_eof = termination == "tolerate_eof"

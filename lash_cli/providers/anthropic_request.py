@@ -35,7 +35,7 @@ from lash_cli.core.llm import GenerationReceipt, JsonSchemaOutput, LlmRequest, L
 from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
+from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, stand_in, unread
 from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
@@ -58,11 +58,11 @@ _THINKING = ("thinking", "redacted_thinking")
 
 
 class AnthropicEncoder:
-    """Builds request bodies for one route; holds the encoding of the conversations it has seen."""
+    """Builds request bodies for one endpoint; holds the encoding of the conversations it has seen."""
 
     def __init__(
         self,
-        route: str,
+        endpoint: str,
         *,
         credential_scope: str = "",
         max_output_tokens: int = DEFAULT_MAX_OUTPUT_TOKENS,
@@ -71,7 +71,7 @@ class AnthropicEncoder:
         thinking_prefix_mismatch: PrefixMismatch | None = None,
         extra_body: Mapping[str, Any] | None = None,
         omit_body: Sequence[str] = (),
-        attachment_bytes: AttachmentBytes | None = None,
+        attachment_bytes: AttachmentBytes = unread,
     ) -> None:
         """`credential_scope` names the credential whose uploaded files may be referred to.
 
@@ -83,7 +83,7 @@ class AnthropicEncoder:
         `omit_body` names is left out. Raises `ConfigError` when they touch what
         a call is about.
         """
-        self._route = route
+        self._route = f"{endpoint}/v1/messages"
         self._credential_scope = credential_scope
         self._max_output_tokens = max_output_tokens
         self._cache_retention: CacheRetention = cache_retention
@@ -95,6 +95,10 @@ class AnthropicEncoder:
         self._has_files = False
         self._tools: tuple[LlmToolSpec, ...] = ()
         self._tool_bytes: list[bytes] = []
+
+    def route(self, model: str) -> str:
+        """Who signs thinking and takes it back: one endpoint of this wire, whatever its model."""
+        return self._route
 
     @property
     def has_files(self) -> bool:
@@ -234,15 +238,13 @@ class AnthropicEncoder:
         match source:
             case Inline(media_type=media_type, data=data, label=label):
                 return _bytes_block(media_type, data, label)
-            case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
+            case Stored(media_type=media_type, label=label):
                 return _bytes_block(media_type, self._attachment_bytes(source), label)
             case ExternalUrl(media_type=media_type, url=url):
                 return {"source": {"type": "url", "url": url}, "type": _block_type(media_type)}
             case ProviderFile(id=file_id):
                 self._has_files = True
                 return {"source": {"file_id": file_id, "type": "file"}, "type": "document"}
-            case _:
-                refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
 
 
 def wire_call_id(call_id: str) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from lash_cli.core.llm import ExecutionEvidence, LlmPart, LlmResponse, TerminalReason
+from lash_cli.core.llm import ExecutionEvidence, LlmPart, LlmResponse, StreamEvent, TerminalReason
 from lash_cli.providers.reported_usage import Buckets, ReportedUsage
 
 
 class AnswerAssembler(ABC):
-    """Collects one answer. `request_id` seeds missing call ids, `route` marks replay data."""
+    """Collects the JSON documents of one answer, in wire order; a whole answer is one document. `request_id` seeds
+    missing call ids, `route` marks replay data."""
 
     #: How a wire's `usage` is read.
     buckets: Buckets
@@ -27,6 +28,29 @@ class AnswerAssembler(ABC):
         self._served_model: str | None = None
         self._response_id: str | None = None
 
+    @property
+    @abstractmethod
+    def is_proved(self) -> bool:
+        """Whether the provider said that its answer is complete."""
+
+    @property
+    @abstractmethod
+    def is_finished(self) -> bool:
+        """Whether nothing that counts can follow, so that reading may stop before the connection ends."""
+
+    @property
+    @abstractmethod
+    def is_empty(self) -> bool:
+        """Whether there is no text, no reasoning and no call."""
+
+    @abstractmethod
+    def feed(self, document: dict[str, Any]) -> list[StreamEvent]:
+        """Take one document and return what it shows."""
+
+    @abstractmethod
+    def response(self) -> LlmResponse:
+        """The complete answer. Unproved, it is what a tolerated end of the stream makes of it."""
+
     @abstractmethod
     def _parts(self) -> tuple[LlmPart, ...]:
         """What has come, in order."""
@@ -36,7 +60,7 @@ class AnswerAssembler(ABC):
         """The provider's own word for why the answer ended, "" while it has none."""
 
     def partial(self) -> LlmResponse:
-        """What arrived of an answer that was not proved; evidence only."""
+        """What arrived of an answer that was not proved; evidence only, its calls are never run."""
         return LlmResponse(self._parts(), self._reported.usage, TerminalReason.PROVIDER_ERROR, None, self._evidence())
 
     def _evidence(self) -> ExecutionEvidence:

@@ -168,6 +168,11 @@ class StoredAttachmentNeeded(LlmTransportError):
         self.source = source
 
 
+def unread(source: Stored) -> bytes:
+    """The bytes of `source` where none are at hand; raises `StoredAttachmentNeeded`."""
+    raise StoredAttachmentNeeded(source)
+
+
 class Encoder(Protocol):
     """What writes a request: a wire."""
 
@@ -189,9 +194,7 @@ class RequestAttachments:
     def bytes_of(self, source: Stored) -> bytes:
         """The bytes of `source`; raises `StoredAttachmentNeeded`."""
         data = self._at_hand.get(source.attachment_ref)
-        if data is None:
-            raise StoredAttachmentNeeded(source)
-        return data
+        return unread(source) if data is None else data
 
     async def body(self, wire: Encoder, request: LlmRequest) -> bytes:
         """The request body, with every stored attachment it needs read from the session of the request.

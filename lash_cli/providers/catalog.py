@@ -18,6 +18,7 @@ from lash_cli.errors import ConfigError
 
 if TYPE_CHECKING:
     from lash_cli.core.content import Stored
+    from lash_cli.providers.access import Access
     from lash_cli.providers.http import HttpTransport, Timeouts
     from lash_cli.providers.limiter import RateLimiter
     from lash_cli.providers.metadata import AllowList
@@ -267,70 +268,73 @@ def _wire(
     kind: ProviderKind,
     options: ProviderOptions,
     attachment_bytes: Callable[[Stored], bytes],
-) -> Wire:
+) -> Wire[Any]:
     """The wire of a kind; its module is imported now."""
-    base_url = _base_url(settings, kind)
     match settings.kind:
         case "anthropic":
             from lash_cli.providers.anthropic import AnthropicWire
+            from lash_cli.providers.anthropic_request import AnthropicEncoder
 
+            access = _access(settings, kind, options, AnthropicWire)
             return AnthropicWire(
-                base_url,
-                settings.key,
-                headers=options.headers,
-                query=options.query,
-                key_header=options.key_header,
-                credential_scope=settings.name,
-                max_output_tokens=options.max_output_tokens,
-                cache_retention=options.cache_retention,
-                expose_thinking=options.expose_thinking,
-                thinking_prefix_mismatch=options.thinking_prefix_mismatch,
-                extra_body=options.extra_body,
-                omit_body=options.omit_body,
-                attachment_bytes=attachment_bytes,
+                access,
+                AnthropicEncoder(
+                    access.base_url,
+                    credential_scope=settings.name,
+                    max_output_tokens=options.max_output_tokens,
+                    cache_retention=options.cache_retention,
+                    expose_thinking=options.expose_thinking,
+                    thinking_prefix_mismatch=options.thinking_prefix_mismatch,
+                    extra_body=options.extra_body,
+                    omit_body=options.omit_body,
+                    attachment_bytes=attachment_bytes,
+                ),
             )
         case "openai_chat":
+            from lash_cli.providers.chat_request import ChatEncoder
             from lash_cli.providers.openai_chat import OpenAiChatWire
 
+            access = _access(settings, kind, options, OpenAiChatWire)
             return OpenAiChatWire(
-                base_url,
-                settings.key,
-                headers=options.headers,
-                query=options.query,
-                key_header=options.key_header,
-                output_cap_field=options.output_cap_field,
-                dialect=_openai_dialect(options),
-                attachment_bytes=attachment_bytes,
+                access,
+                ChatEncoder(
+                    access.base_url,
+                    output_cap_field=options.output_cap_field,
+                    dialect=_openai_dialect(options),
+                    attachment_bytes=attachment_bytes,
+                ),
             )
         case "openai_responses":
             from lash_cli.providers.openai_responses import OpenAiResponsesWire
+            from lash_cli.providers.responses_request import ResponsesEncoder
 
+            access = _access(settings, kind, options, OpenAiResponsesWire)
             return OpenAiResponsesWire(
-                base_url,
-                settings.key,
-                headers=options.headers,
-                query=options.query,
-                key_header=options.key_header,
-                credential_scope=settings.name,
-                expose_thinking=options.expose_thinking,
-                dialect=_openai_dialect(options),
-                attachment_bytes=attachment_bytes,
+                access,
+                ResponsesEncoder(
+                    access.base_url,
+                    credential_scope=settings.name,
+                    expose_thinking=options.expose_thinking,
+                    dialect=_openai_dialect(options),
+                    attachment_bytes=attachment_bytes,
+                ),
             )
         case "google":
             from lash_cli.providers.google import GoogleWire
+            from lash_cli.providers.google_request import GoogleEncoder
 
+            access = _access(settings, kind, options, GoogleWire)
             return GoogleWire(
-                base_url,
-                settings.key,
-                headers=options.headers,
-                query=options.query,
-                key_header=options.key_header,
-                expose_thinking=options.expose_thinking,
-                replay_reasoning=options.replay_reasoning,
-                credential_scope=settings.name,
-                extra_body=options.extra_body,
-                omit_body=options.omit_body,
-                attachment_bytes=attachment_bytes,
+                access,
+                GoogleEncoder(
+                    access.base_url,
+                    expose_thinking=options.expose_thinking,
+                    replay_reasoning=options.replay_reasoning,
+                    credential_scope=settings.name,
+                    extra_body=options.extra_body,
+                    omit_body=options.omit_body,
+                    attachment_bytes=attachment_bytes,
+                ),
             )
         case unknown:
             raise ValueError(f"{unknown!r} is not spoken over HTTP")
@@ -353,18 +357,26 @@ def _openai_dialect(options: ProviderOptions) -> OpenAiDialect:
     )
 
 
-def _base_url(settings: ProviderSettings, kind: ProviderKind) -> str:
-    """The address to use; raises `ConfigError` when it is none, or needs a key and there is none."""
-    from lash_cli.providers.access import checked_base_url
+def _access(settings: ProviderSettings, kind: ProviderKind, options: ProviderOptions, wire: type[Wire[Any]]) -> Access:
+    """Where a wire goes, and with what; raises `ConfigError` when that cannot be used, or a key is needed and there is
+    none."""
+    from lash_cli.providers.access import Access
 
-    base_url = checked_base_url(settings.base_url or kind.default_base_url or "")
+    access = Access.checked(
+        settings.base_url or kind.default_base_url or "",
+        settings.key,
+        options.headers,
+        query=options.query,
+        key_header=options.key_header or wire.key_header,
+        endings=wire.paths,
+    )
     if _is_keyed(settings, kind) and not settings.key:
         raise ConfigError(
-            f"provider {settings.name!r} needs an API key for {base_url}",
+            f"provider {settings.name!r} needs an API key for {access.base_url}",
             code="key_missing",
             hint=f"set {kind.key_variable}, or give the provider a base_url of a server that needs no key",
         )
-    return base_url
+    return access
 
 
 def _is_keyed(settings: ProviderSettings, kind: ProviderKind) -> bool:

@@ -32,7 +32,14 @@ from lash_cli.core.content import (
 from lash_cli.core.llm import GenerationReceipt, JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.media import is_text
 from lash_cli.core.policy import ModelSpec
-from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
+from lash_cli.providers.attachments import (
+    CARRIED,
+    AttachmentBytes,
+    carrying_refusal,
+    refuse_attachment,
+    stand_in,
+    unread,
+)
 from lash_cli.providers.caching import CacheMarks, dialect_of, marked_last, marks_of
 from lash_cli.providers.chat_stream import THINKING_BLOCKS
 from lash_cli.providers.generation import GenerationWords
@@ -77,12 +84,12 @@ class ChatEncoder:
         *,
         output_cap_field: OutputCapField = "max_tokens",
         dialect: OpenAiDialect = OPENAI,
-        attachment_bytes: AttachmentBytes | None = None,
+        attachment_bytes: AttachmentBytes = unread,
     ) -> None:
         """Raises `ConfigError` for an `extra_body` that would change what a call is about."""
         self._endpoint = endpoint
         self._output_cap_field = output_cap_field
-        self._dialect = dialect.checked()
+        self.dialect = dialect.checked()
         self._attachment_bytes = attachment_bytes
         is_mistral = dialect.conversation == "mistral"
         self._caches = PrefixCaches(self._encoding, _MISTRAL_FRAMES if is_mistral else _FRAMES)
@@ -97,9 +104,9 @@ class ChatEncoder:
         Raises `LlmTransportError` (validation or unsupported, never retryable)
         for a reasoning selection, a schema or an attachment this wire cannot carry.
         """
-        marks = marks_of(request, self._dialect.cache_retention, self._dialect.cache_control)
-        is_marked = dialect_of(request.model, self._dialect.cache_control) is not None
-        options = self._dialect.encoded(self._options(request, marks), request, _WORDS)
+        marks = marks_of(request, self.dialect.cache_retention, self.dialect.cache_control)
+        is_marked = dialect_of(request.model, self.dialect.cache_control) is not None
+        options = self.dialect.encoded(self._options(request, marks), request, _WORDS)
         head = b'{"messages":['
         system = "\n\n".join(system_words(request))
         if system and is_marked:
@@ -114,15 +121,15 @@ class ChatEncoder:
 
     def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
         """What becomes of the request's generation intent."""
-        return self._dialect.spoken(request, _WORDS).receipt
+        return self.dialect.spoken(request, _WORDS).receipt
 
     def _encoding(self, way: tuple[str, bool, bool]) -> Encode:
         """How messages are written for one route, with or without places for marks, to a model that demands signatures
         of calls or does not."""
         route, is_marked, needs_signatures = way
-        replayed = route if self._dialect.replay_reasoning else None
+        replayed = route if self.dialect.replay_reasoning else None
         return _MessageEncoder(
-            replayed, is_marked, needs_signatures, self._attachment_bytes, self._dialect
+            replayed, is_marked, needs_signatures, self._attachment_bytes, self.dialect
         ).encode_message
 
     def _options(self, request: LlmRequest, marks: CacheMarks) -> dict[str, Any]:
@@ -149,13 +156,13 @@ class ChatEncoder:
 
     def _tools(self, request: LlmRequest, marks: CacheMarks) -> list[msgspec.Raw]:
         """The tools, the last one with its mark. `strict` is said only where it is meant: few servers know it."""
-        strict = {"strict": True} if self._dialect.strict_tools else {}
+        strict = {"strict": True} if self.dialect.strict_tools else {}
         tools = [
             {
                 "function": {
                     "description": tool.description,
                     "name": tool.name,
-                    "parameters": self._dialect.parameters(tool),
+                    "parameters": self.dialect.parameters(tool),
                     **strict,
                 },
                 "type": "function",
@@ -168,8 +175,8 @@ class ChatEncoder:
 
     def _reasoning_options(self, model: ModelSpec) -> dict[str, Any]:
         """The reasoning selection in the words of the endpoint."""
-        spoken = reasoning_object(intent_of(model), self._dialect.reasoning, "chat completions")
-        if not spoken or self._dialect.reasoning == "openrouter":
+        spoken = reasoning_object(intent_of(model), self.dialect.reasoning, "chat completions")
+        if not spoken or self.dialect.reasoning == "openrouter":
             return {"reasoning": spoken} if spoken else {}
         return {"reasoning_effort": spoken["effort"]}
 
@@ -188,7 +195,7 @@ class _MessageEncoder:
         route: str | None,
         is_marked: bool,
         needs_signatures: bool,
-        attachment_bytes: AttachmentBytes | None,
+        attachment_bytes: AttachmentBytes,
         dialect: OpenAiDialect,
     ) -> None:
         self._route = route
@@ -300,7 +307,7 @@ class _MessageEncoder:
                 return {"image_url": {"url": url}, "type": "image_url"}
             case Inline(media_type=media_type, data=data, label=label):
                 return _bytes_block(media_type, data, label or "attachment")
-            case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
+            case Stored(media_type=media_type, label=label):
                 return _bytes_block(media_type, self._attachment_bytes(source), label or source.attachment_ref)
         refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
 

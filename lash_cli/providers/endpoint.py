@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -44,7 +44,7 @@ class HttpProvider:
 
     def __init__(
         self,
-        wire: Wire,
+        wire: Wire[Any],
         transport: HttpTransport,
         *,
         clock: Clock,

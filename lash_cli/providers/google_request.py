@@ -32,7 +32,14 @@ from lash_cli.core.content import (
 )
 from lash_cli.core.llm import GenerationReceipt, JsonObjectOutput, JsonSchemaOutput, LlmRequest, ToolChoice
 from lash_cli.core.policy import ModelSpec
-from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_refusal, refuse_attachment, stand_in
+from lash_cli.providers.attachments import (
+    CARRIED,
+    AttachmentBytes,
+    carrying_refusal,
+    refuse_attachment,
+    stand_in,
+    unread,
+)
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
 from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, attached_words, past_name, past_object, words_of
@@ -60,7 +67,7 @@ class GoogleEncoder:
         credential_scope: str = "",
         extra_body: Mapping[str, Any] | None = None,
         omit_body: Sequence[str] = (),
-        attachment_bytes: AttachmentBytes | None = None,
+        attachment_bytes: AttachmentBytes = unread,
     ) -> None:
         """`expose_thinking` asks for thought summaries, and without `replay_reasoning` no signature goes back.
 
@@ -177,7 +184,7 @@ class _ContentEncoder:
         route: str | None,
         needs_signatures: bool,
         credential_scope: str,
-        attachment_bytes: AttachmentBytes | None,
+        attachment_bytes: AttachmentBytes,
     ) -> None:
         self._route = route
         self._needs_signatures = needs_signatures
@@ -248,7 +255,7 @@ class _ContentEncoder:
                 return {"fileData": {"fileUri": uri}}
             case Inline(media_type=media_type, data=data, label=label):
                 return _bytes_part(media_type, data, label or "attachment")
-            case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
+            case Stored(media_type=media_type, label=label):
                 return _bytes_part(media_type, self._attachment_bytes(source), label or source.attachment_ref)
         refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
 

@@ -36,8 +36,8 @@ from lash_cli.providers.attachments import (
     OPENAI_FILES,
     AttachmentBytes,
     carrying_refusal,
-    refuse_attachment,
     stand_in,
+    unread,
 )
 from lash_cli.providers.caching import prompt_cache_fields
 from lash_cli.providers.generation import GenerationWords
@@ -69,7 +69,7 @@ class ResponsesEncoder:
         credential_scope: str = "",
         expose_thinking: bool = False,
         dialect: OpenAiDialect = OPENAI,
-        attachment_bytes: AttachmentBytes | None = None,
+        attachment_bytes: AttachmentBytes = unread,
     ) -> None:
         """`credential_scope` names the credential whose uploaded files may be referred to.
 
@@ -78,7 +78,7 @@ class ResponsesEncoder:
         self._endpoint = endpoint
         self._credential_scope = credential_scope
         self._expose_thinking = expose_thinking
-        self._dialect = dialect.checked()
+        self.dialect = dialect.checked()
         self._attachment_bytes = attachment_bytes
         is_mistral = dialect.conversation == "mistral"
         self._caches = PrefixCaches(self._encoding, _MISTRAL_FRAMES if is_mistral else _FRAMES)
@@ -93,17 +93,17 @@ class ResponsesEncoder:
         Raises `LlmTransportError` (validation or unsupported, never retryable)
         for a reasoning selection, a schema or an attachment this wire cannot carry.
         """
-        options = self._dialect.encoded(self._options(request), request, _WORDS)
+        options = self.dialect.encoded(self._options(request), request, _WORDS)
         cache = self._caches.of(self.route(request.model.id))
         return cache.join(b'{"input":[', request.messages, b"]," + options[1:])
 
     def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
         """What becomes of the request's generation intent."""
-        return self._dialect.spoken(request, _WORDS).receipt
+        return self.dialect.spoken(request, _WORDS).receipt
 
     def _encoding(self, route: str) -> Encode:
         """How messages are written for one route; a session that changes its model starts a new one."""
-        return _ItemEncoder(route, self._dialect, self._credential_scope, self._attachment_bytes).encode_message
+        return _ItemEncoder(route, self.dialect, self._credential_scope, self._attachment_bytes).encode_message
 
     def _options(self, request: LlmRequest) -> dict[str, Any]:
         options: dict[str, Any] = {
@@ -122,7 +122,7 @@ class ResponsesEncoder:
             options["parallel_tool_calls"] = True
             options["tool_choice"] = request.tool_choice.value
             options["tools"] = self._tools(request)
-        return options | prompt_cache_fields(request, self._dialect.cache_retention)
+        return options | prompt_cache_fields(request, self.dialect.cache_retention)
 
     def _tools(self, request: LlmRequest) -> list[dict[str, Any]]:
         """`strict` is always said: this wire makes schemas strict by itself where nothing is said."""
@@ -130,8 +130,8 @@ class ResponsesEncoder:
             {
                 "description": tool.description,
                 "name": tool.name,
-                "parameters": self._dialect.parameters(tool),
-                "strict": self._dialect.strict_tools,
+                "parameters": self.dialect.parameters(tool),
+                "strict": self.dialect.strict_tools,
                 "type": "function",
             }
             for tool in request.tools
@@ -149,12 +149,12 @@ class ResponsesEncoder:
 
     def _reasoning_options(self, request: LlmRequest) -> dict[str, Any]:
         """The selection, and for a model known to reason its encrypted reasoning: others refuse to be asked for it."""
-        reasoning = reasoning_object(intent_of(request.model), self._dialect.reasoning, "responses")
+        reasoning = reasoning_object(intent_of(request.model), self.dialect.reasoning, "responses")
         if request.model.capability is None or request.model.capability.reasoning is None:
             return {"reasoning": reasoning} if reasoning else {}
         if self._expose_thinking:
             reasoning["summary"] = "auto"
-        include = {"include": ["reasoning.encrypted_content"]} if self._dialect.replay_reasoning else {}
+        include = {"include": ["reasoning.encrypted_content"]} if self.dialect.replay_reasoning else {}
         return include | ({"reasoning": reasoning} if reasoning else {})
 
 
@@ -162,7 +162,7 @@ class _ItemEncoder:
     """Messages as input items of one route."""
 
     def __init__(
-        self, route: str, dialect: OpenAiDialect, credential_scope: str, attachment_bytes: AttachmentBytes | None
+        self, route: str, dialect: OpenAiDialect, credential_scope: str, attachment_bytes: AttachmentBytes
     ) -> None:
         self._route = route
         self._dialect = dialect
@@ -279,12 +279,10 @@ class _ItemEncoder:
                 return {"file_url": url, "type": "input_file"}
             case Inline(media_type=media_type, data=data, label=label):
                 return _bytes_block(media_type, data, label)
-            case Stored(media_type=media_type, label=label) if self._attachment_bytes is not None:
+            case Stored(media_type=media_type, label=label):
                 return _bytes_block(media_type, self._attachment_bytes(source), label)
             case ProviderFile(id=file_id):
                 return {"file_id": file_id, "type": "input_file"}
-            case _:
-                refuse_attachment(f"this provider cannot be sent the attachment {source!r:.200}")
 
 
 def _bytes_block(media_type: str, data: bytes, label: str | None) -> dict[str, Any]:

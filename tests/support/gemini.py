@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from support.clock import ManualClock
 from support.wire import Reply, ScriptedTransport, stream_reply
+from support.wires import wire
 
 from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.llm import LlmRequest, LlmResponse, LlmScope, StreamEvent
 from lash_cli.core.policy import ModelSpec
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.endpoint import HttpProvider
-from lash_cli.providers.google import GoogleWire
 
 BASE = "http://test.invalid/v1beta"
 ROUTE = f"{BASE} test-model"
@@ -74,7 +74,7 @@ async def ask(
     async def sink(event: StreamEvent) -> None:
         events.append(event)
 
-    provider = HttpProvider(GoogleWire(BASE, KEY), ScriptedTransport(*replies), clock=ManualClock(), **options)
+    provider = HttpProvider(wire("google", BASE, KEY), ScriptedTransport(*replies), clock=ManualClock(), **options)
     return await provider.complete(of or request(), sink), events
 
 

@@ -24,6 +24,7 @@ from support.anthropic import (
 )
 from support.clock import ManualClock
 from support.wire import Reply, ScriptedTransport, error_reply, html_reply, json_reply
+from support.wires import wire
 
 from lash_cli.core.content import (
     Message,
@@ -50,7 +51,6 @@ from lash_cli.core.llm import (
 from lash_cli.core.policy import ModelCapability, ModelSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.anthropic import AnthropicWire
 from lash_cli.providers.endpoint import HttpProvider
 
 KEY = "top-secret-key-0001"
@@ -77,7 +77,7 @@ async def ask(
     async def sink(event: StreamEvent) -> None:
         events.append(event)
 
-    provider = HttpProvider(AnthropicWire(BASE_URL, KEY), ScriptedTransport(reply), clock=ManualClock(), **options)
+    provider = HttpProvider(wire("anthropic", BASE_URL, KEY), ScriptedTransport(reply), clock=ManualClock(), **options)
     return await provider.complete(of or request(), sink), events
 
 

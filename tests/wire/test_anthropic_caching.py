@@ -30,7 +30,8 @@ from lash_cli.core.policy import ModelCapability, ModelSpec
 from lash_cli.providers.anthropic_request import AnthropicEncoder
 from lash_cli.providers.caching import CacheRetention, continuation_key, prompt_cache_fields
 
-ROUTE = "http://test.invalid"
+BASE = "http://test.invalid"
+ROUTE = f"{BASE}/v1/messages"
 SCOPE = LlmScope("s", "s:turn:t:llm:0", "f1")
 TOOLS = (
     LlmToolSpec("cat", "shows", {"type": "object", "properties": {}}),
@@ -63,7 +64,7 @@ def request(messages: Any, **fields: Any) -> LlmRequest:
 
 
 def encoder(retention: CacheRetention = "short") -> AnthropicEncoder:
-    return AnthropicEncoder(ROUTE, cache_retention=retention)
+    return AnthropicEncoder(BASE, cache_retention=retention)
 
 
 def body(*messages: Message, retention: CacheRetention = "short", **fields: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from support.clock import ManualCancel, ManualClock
 from support.sent import assistant, user
 from support.sent import request_over as request
 from support.wire import Reply, ScriptedTransport
+from support.wires import wire
 
 from lash_cli.core.content import (
     AttachmentPart,
@@ -47,17 +48,17 @@ from lash_cli.core.policy import (
     ReasoningSelection,
 )
 from lash_cli.errors import ConfigError, LlmTransportError
-from lash_cli.providers.anthropic import AnthropicWire
 from lash_cli.providers.anthropic_request import AnthropicEncoder, wire_call_id
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.providers.endpoint import HttpProvider
 
-ROUTE = "http://test.invalid"
+BASE = "http://test.invalid"
+ROUTE = f"{BASE}/v1/messages"
 LS = LlmToolSpec("ls", "lists", {"type": "object", "properties": {"path": {"type": "string"}}})
 
 
 def encoder(**options: Any) -> AnthropicEncoder:
-    return AnthropicEncoder(ROUTE, **{"cache_retention": "none"} | options)
+    return AnthropicEncoder(BASE, **{"cache_retention": "none"} | options)
 
 
 def body(*messages: Message, options: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
@@ -299,7 +300,6 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
     [
         Inline("video/mp4", b"x"),
         Inline("image/tiff", b"x"),
-        Stored("r", "image/png", 1),
         ExternalUrl("audio/mp3", "http://x"),
         ExternalUrl("text/plain", "http://x"),
         ProviderFile("anthropic", "home", "file_1"),
@@ -453,7 +453,7 @@ async def test_a_conversation_without_content_is_refused_before_sending(messages
 
 async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
     transport = ScriptedTransport(Reply())
-    provider = HttpProvider(AnthropicWire(ROUTE, None, credential_scope="work"), transport, clock=ManualClock())
+    provider = HttpProvider(wire("anthropic", BASE, name="work"), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -513,18 +513,17 @@ def test_only_new_messages_are_encoded_and_the_prefix_keeps_its_bytes(monkeypatc
 
 
 async def sent_headers(
-    key: str | None, *messages: Message, model: ModelSpec | None = None, **options: Any
+    key: str | None, *messages: Message, model: ModelSpec | None = None, scope: str = "p", **options: Any
 ) -> dict[str, str]:
     transport = ScriptedTransport(whole_reply(text("ok")))
-    scope = options.get("credential_scope", "")
-    wire = AnthropicWire(f"{ROUTE}/", key, **options)
-    provider = HttpProvider(wire, transport, clock=ManualClock(), credential_scope=scope)
+    called = wire("anthropic", f"{BASE}/", key, name=scope, **options)
+    provider = HttpProvider(called, transport, clock=ManualClock(), credential_scope=scope)
 
     async def sink(event: object) -> None: ...
 
     asked = request(messages or (user("x"),), model=model or ModelSpec("m"))
     await provider.complete(asked, sink)
-    assert transport.requests[0].url == f"{ROUTE}/v1/messages"
+    assert transport.requests[0].url == ROUTE
     return dict(transport.requests[0].headers)
 
 
@@ -545,7 +544,7 @@ async def test_what_is_in_beta_is_announced_only_where_it_is_used() -> None:
     with_file = Message("u", Role.USER, (AttachmentPart(ProviderFile("anthropic", "work", "f")),))
     assert betas(await sent_headers("k")) == ["fine-grained-tool-streaming"]
     assert betas(await sent_headers("k", model=budgeted)) == ["fine-grained-tool-streaming", "interleaved-thinking"]
-    assert betas(await sent_headers("k", with_file, credential_scope="work")) == [
+    assert betas(await sent_headers("k", with_file, scope="work")) == [
         "fine-grained-tool-streaming",
         "files-api",
     ]
@@ -564,7 +563,7 @@ def test_fields_of_the_host_are_laid_over_the_body_but_not_over_what_a_call_is_a
     assert "max_tokens" not in sent
     for field in ("model", "messages", "system", "tools", "stream"):
         with pytest.raises(ConfigError):
-            AnthropicWire(ROUTE, None, extra_body={field: 1})
+            wire("anthropic", BASE, extra_body={field: 1})
 
 
 async def test_configured_headers_win() -> None:
@@ -575,7 +574,7 @@ async def test_configured_headers_win() -> None:
 @pytest.mark.parametrize("base_url", ["https://api.anthropic.com/v1", "https://x/v1/messages", "ftp://x"])
 def test_a_bad_base_url_is_refused_at_construction(base_url: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        AnthropicWire(base_url, None)
+        wire("anthropic", base_url)
     assert caught.value.code == "invalid_provider_endpoint"
 
 

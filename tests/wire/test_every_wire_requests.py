@@ -154,6 +154,14 @@ async def test_what_the_turn_attaches_and_the_wire_does_not_carry_is_refused_bef
 
 
 @pytest.mark.parametrize("kind", HTTP_KINDS)
+async def test_an_attachment_that_nobody_can_read_is_refused_as_such_before_sending(kind: str) -> None:
+    attaching = Message("u", Role.USER, (AttachmentPart(Stored("sha256:1", "image/png", 9, "photo.png")),))
+    refused = await sent_or_refused(kind, request(attaching))
+    assert isinstance(refused, NormalizedError)
+    assert (refused.code, refused.retryable) == ("stored_attachment_not_resolved", False)
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
 async def test_what_was_attached_before_and_the_wire_does_not_carry_is_told_in_words(kind: str) -> None:
     """A session that goes on with another provider, or whose turn was stopped for what it attached, still runs."""
     attached = Message("u", Role.USER, (TextPart("see"), AttachmentPart(NOT_CARRIED[kind])))

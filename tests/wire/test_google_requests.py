@@ -11,6 +11,7 @@ from support.clock import ManualClock
 from support.gemini import BASE, KEY, ROUTE, ask, call, document, request, streamed, text
 from support.sent import user
 from support.wire import ScriptedTransport
+from support.wires import wire
 
 from lash_cli.core.content import (
     AttachmentPart,
@@ -40,7 +41,6 @@ from lash_cli.core.policy import (
 from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers import google_request
 from lash_cli.providers.endpoint import HttpProvider
-from lash_cli.providers.google import GoogleWire
 from lash_cli.providers.google_request import GoogleEncoder
 from lash_cli.providers.past import SIGNATURE_PLACEHOLDER
 
@@ -328,7 +328,6 @@ def test_attachments_go_as_the_part_their_type_asks_for(attachment: Any, part: d
     [
         Inline("image/gif", b"x"),
         Inline("application/zip", b"x"),
-        Stored("r", "image/png", 1),
         ExternalUrl("image/png", "http://x"),
         ProviderFile("openai_responses", "", "file-1"),
         ProviderFile("google", "of-another-key", "https://x/files/abc"),
@@ -393,7 +392,7 @@ async def test_a_reasoning_selection_the_model_does_not_allow_is_refused_before_
 
 async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
     transport = ScriptedTransport(streamed(document(text("never"), finish="STOP")))
-    provider = HttpProvider(GoogleWire(BASE, None), transport, clock=ManualClock())
+    provider = HttpProvider(wire("google", BASE), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -405,7 +404,7 @@ async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
 
 async def sent(key: str | None, *, headers: dict[str, str] | None = None, **fields: Any) -> Any:
     transport = ScriptedTransport(streamed(document(text("ok"), finish="STOP")))
-    provider = HttpProvider(GoogleWire(f"{BASE}/", key, headers=headers), transport, clock=ManualClock())
+    provider = HttpProvider(wire("google", f"{BASE}/", key, headers=headers or {}), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -439,10 +438,10 @@ async def test_the_key_is_a_header_and_never_part_of_the_address() -> None:
 
 @pytest.mark.parametrize(
     "base_url",
-    ["", "ftp://x", "http://user:pw@x/v1beta", "http://x/v1beta?key=1", "http://x/v1beta/models/m:generateContent"],
+    [" ", "ftp://x", "http://user:pw@x/v1beta", "http://x/v1beta?key=1", "http://x/v1beta/models/m:generateContent"],
 )
 def test_a_bad_base_url_is_refused_at_construction(base_url: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        GoogleWire(base_url, None)
+        wire("google", base_url)
     assert caught.value.code == "invalid_provider_endpoint"
     assert "pw" not in caught.value.message

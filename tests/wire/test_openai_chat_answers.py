@@ -23,6 +23,7 @@ from support.wire import (
     tool_calls_reply,
     usage_of,
 )
+from support.wires import wire
 
 from lash_cli.core.content import Message, ProsePart, ReasoningPart, Role, TextPart, ToolCallPart, ToolResultPart
 from lash_cli.core.llm import (
@@ -41,9 +42,9 @@ from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.chat_stream import ChatAssembler
 from lash_cli.providers.endpoint import HttpProvider
-from lash_cli.providers.openai_chat import OpenAiChatWire
 
 KEY = "top-secret-key-0001"
+BASE = "http://test.invalid/v1"
 USER = Message("m1", Role.USER, (TextPart("hello"),))
 RESULT = Message("m2", Role.USER, (ToolResultPart("c1", "ls", "ok"),))
 
@@ -61,8 +62,7 @@ async def ask(
     async def sink(event: StreamEvent) -> None:
         events.append(event)
 
-    wire = OpenAiChatWire("http://test.invalid/v1", KEY)
-    provider = HttpProvider(wire, ScriptedTransport(*replies), clock=ManualClock(), **options)
+    provider = HttpProvider(wire("openai_chat", BASE, KEY), ScriptedTransport(*replies), clock=ManualClock(), **options)
     return await provider.complete(of or request(), sink), events
 
 

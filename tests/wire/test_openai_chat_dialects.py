@@ -12,6 +12,7 @@ import pytest
 from support.clock import ManualCancel, ManualClock
 from support.sent import assistant, sent, user
 from support.wire import ScriptedTransport, chunk, stream_reply, text_reply
+from support.wires import wire
 
 from lash_cli.core.content import (
     AttachmentPart,
@@ -44,7 +45,6 @@ from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.providers.chat_request import ChatEncoder
 from lash_cli.providers.endpoint import HttpProvider
-from lash_cli.providers.openai_chat import OpenAiChatWire
 from lash_cli.providers.openai_dialect import OpenAiDialect
 
 BASE = "http://test.invalid/v1"
@@ -91,7 +91,7 @@ def test_the_default_dialect_says_efforts_in_its_own_field() -> None:
 
 async def returned(*deltas: dict[str, Any]) -> tuple[ReasoningPart, ...]:
     provider = HttpProvider(
-        OpenAiChatWire(BASE, None),
+        wire("openai_chat", BASE),
         ScriptedTransport(stream_reply(*map(chunk, deltas), chunk({"content": "hi"}, "stop"))),
         clock=ManualClock(),
     )
@@ -194,18 +194,18 @@ def test_strict_is_said_of_tools_only_where_it_is_meant() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "fields"),
+    ("options", "fields"),
     [
-        (OpenAiDialect(), {"output_spec": JsonSchemaOutput("a", {"type": "object", "not": {}})}),
-        (OpenAiDialect(strict_tools=True), {"tools": (LlmToolSpec("t", "", {"type": "object", "not": {}}),)}),
+        ({}, {"output_spec": JsonSchemaOutput("a", {"type": "object", "not": {}})}),
+        ({"strict_tools": True}, {"tools": (LlmToolSpec("t", "", {"type": "object", "not": {}}),)}),
     ],
     ids=["output", "strict tool"],
 )
 async def test_a_schema_the_wire_cannot_say_is_refused_before_sending(
-    dialect: OpenAiDialect, fields: dict[str, Any]
+    options: dict[str, Any], fields: dict[str, Any]
 ) -> None:
     transport = ScriptedTransport()
-    provider = HttpProvider(OpenAiChatWire(BASE, None, dialect=dialect), transport, clock=ManualClock())
+    provider = HttpProvider(wire("openai_chat", BASE, **options), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -308,12 +308,12 @@ def test_a_routing_object_and_other_fields_of_the_host_are_laid_over_the_body() 
 @pytest.mark.parametrize("field", ["messages", "model", "tools", "stream"])
 def test_extra_fields_never_change_what_a_call_is_about(field: str) -> None:
     with pytest.raises(ConfigError, match=field):
-        OpenAiChatWire(BASE, None, dialect=OpenAiDialect(extra_body={field: 1}))
+        wire("openai_chat", BASE, extra_body={field: 1})
 
 
 async def sent_to(key: str | None, **options: Any) -> tuple[str, dict[str, str], dict[str, Any]]:
     transport = ScriptedTransport(text_reply("ok"))
-    provider = HttpProvider(OpenAiChatWire(BASE, key, **options), transport, clock=ManualClock())
+    provider = HttpProvider(wire("openai_chat", BASE, key, **options), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -330,7 +330,7 @@ async def test_a_deployment_takes_its_version_in_the_query_and_its_key_in_a_head
 
 
 async def test_an_endpoint_of_many_machines_is_told_which_calls_belong_together() -> None:
-    _, headers, sent = await sent_to(None, dialect=OpenAiDialect(cache_session_affinity=True))
+    _, headers, sent = await sent_to(None, cache_session_affinity=True)
     assert headers["x-client-request-id"] == sent["session_id"] == "s::f"
     _, headers, sent = await sent_to(None)
     assert "x-client-request-id" not in headers
@@ -338,8 +338,8 @@ async def test_an_endpoint_of_many_machines_is_told_which_calls_belong_together(
 
 
 def test_the_key_of_a_header_of_its_own_is_a_secret() -> None:
-    wire = OpenAiChatWire(BASE, "canary", key_header="Ocp-Subscription", headers={"X-Auth": "other"})
-    assert set(wire.secrets) == {"canary", "other"}
+    called = wire("openai_chat", BASE, "canary", key_header="Ocp-Subscription", headers={"X-Auth": "other"})
+    assert set(called.secrets) == {"canary", "other"}
 
 
 def test_what_a_server_does_not_know_is_left_out_by_its_path() -> None:

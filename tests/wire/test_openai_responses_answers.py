@@ -9,6 +9,7 @@ import pytest
 from support.clock import ManualClock
 from support.responses import Answer, call, message, reasoning, refusal, usage_of
 from support.wire import Reply, ScriptedTransport, error_reply, html_reply, json_reply, sse, stream_reply
+from support.wires import wire
 
 from lash_cli.core.content import (
     Message,
@@ -36,10 +37,10 @@ from lash_cli.core.policy import ModelSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.endpoint import HttpProvider
-from lash_cli.providers.openai_responses import OpenAiResponsesWire
 
 KEY = "top-secret-key-0001"
-ROUTE = "http://test.invalid/v1/responses test-model"
+BASE = "http://test.invalid/v1"
+ROUTE = f"{BASE}/responses test-model"
 USER = Message("m1", Role.USER, (TextPart("hello"),))
 RESULT = Message("m2", Role.USER, (ToolResultPart("c1", "ls", "ok"),))
 ANNOTATION = {"type": "url_citation", "start_index": 0, "end_index": 2, "url": "https://x.invalid", "title": "X"}
@@ -59,8 +60,9 @@ async def ask(
         if not isinstance(event, EvidenceReported):
             events.append(event)
 
-    wire = OpenAiResponsesWire("http://test.invalid/v1", KEY)
-    provider = HttpProvider(wire, ScriptedTransport(reply), clock=ManualClock(), **options)
+    provider = HttpProvider(
+        wire("openai_responses", BASE, KEY), ScriptedTransport(reply), clock=ManualClock(), **options
+    )
     return await provider.complete(of or request(), sink), events
 
 

@@ -12,6 +12,7 @@ from support.responses import Answer, call, message, reasoning
 from support.sent import assistant, user
 from support.sent import request_over as request
 from support.wire import ScriptedTransport
+from support.wires import wire
 
 from lash_cli.core.content import (
     AttachmentPart,
@@ -49,7 +50,6 @@ from lash_cli.core.policy import (
 from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.openai_dialect import OpenAiDialect
-from lash_cli.providers.openai_responses import OpenAiResponsesWire
 from lash_cli.providers.responses_request import ResponsesEncoder
 
 BASE = "http://test.invalid/v1"
@@ -303,7 +303,7 @@ async def test_what_one_call_returned_goes_back_as_it_came() -> None:
         call("cat", "{}", call_id="call_2", identity="fc_2"),
     )
     transport = ScriptedTransport(answer.streamed(), Answer(message("done")).streamed())
-    provider = HttpProvider(OpenAiResponsesWire(BASE, None), transport, clock=ManualClock())
+    provider = HttpProvider(wire("openai_responses", BASE), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -461,8 +461,7 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
 
 async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
     transport = ScriptedTransport()
-    wire = OpenAiResponsesWire(BASE, None, credential_scope="work")
-    provider = HttpProvider(wire, transport, clock=ManualClock())
+    provider = HttpProvider(wire("openai_responses", BASE, name="work"), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -477,7 +476,6 @@ async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
     [
         Inline("video/mp4", b"x"),
         Inline("image/heic", b"x"),
-        Stored("r", "image/png", 1),
         ExternalUrl("audio/mp3", "http://x"),
         ProviderFile("openai_responses", "another", "file-1"),
         ProviderFile("anthropic", "work", "file-1"),
@@ -517,7 +515,7 @@ def test_the_other_dialect_says_budgets_and_none() -> None:
 
 async def sent_to(key: str | None, **options: Any) -> tuple[str, dict[str, str]]:
     transport = ScriptedTransport(Answer(message("ok")).streamed())
-    provider = HttpProvider(OpenAiResponsesWire(f"{BASE}/", key, **options), transport, clock=ManualClock())
+    provider = HttpProvider(wire("openai_responses", f"{BASE}/", key, **options), transport, clock=ManualClock())
 
     async def sink(event: object) -> None: ...
 
@@ -538,7 +536,7 @@ async def test_the_key_is_a_bearer_header_unless_the_endpoint_takes_it_in_its_ow
 async def test_an_endpoint_of_many_machines_is_told_which_calls_belong_together() -> None:
     assert "x-client-request-id" not in (await sent_to(None))[1]
     dialect = OpenAiDialect(cache_session_affinity=True)
-    assert (await sent_to(None, dialect=dialect))[1]["x-client-request-id"] == "s::f"
+    assert (await sent_to(None, cache_session_affinity=True))[1]["x-client-request-id"] == "s::f"
     assert body(options={"dialect": dialect})["session_id"] == "s::f"
     assert len(body(options={"dialect": dialect}, scope=LlmScope("s" * 300, "r", "f"))["session_id"]) == 256
 
@@ -546,15 +544,15 @@ async def test_an_endpoint_of_many_machines_is_told_which_calls_belong_together(
 def test_a_credential_never_goes_into_the_address() -> None:
     for name in ("subscription-key", "sig", "access_token", "client_secret", "code.auth"):
         with pytest.raises(ConfigError, match=name) as caught:
-            OpenAiResponsesWire(BASE, None, query={name: "canary"})
+            wire("openai_responses", BASE, query={name: "canary"})
         assert "canary" not in caught.value.message
-    OpenAiResponsesWire(BASE, None, query={"assignment": "1", "author": "2"})
+    wire("openai_responses", BASE, query={"assignment": "1", "author": "2"})
     with pytest.raises(ConfigError):
-        OpenAiResponsesWire(BASE, "k", key_header="api key")
+        wire("openai_responses", BASE, "k", key_header="api key")
 
 
-@pytest.mark.parametrize("base_url", ["", "http://x/v1?a=1", "http://x/v1/responses"])
+@pytest.mark.parametrize("base_url", [" ", "http://x/v1?a=1", "http://x/v1/responses"])
 def test_a_bad_base_url_is_refused_at_construction(base_url: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        OpenAiResponsesWire(base_url, None)
+        wire("openai_responses", base_url)
     assert caught.value.code == "invalid_provider_endpoint"
