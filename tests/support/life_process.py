@@ -183,6 +183,9 @@ class Process:
         self.store = SqliteStore(self.db, SystemIds())
         self.caller = LifeCaller()
         self.armed: str | None = None
+        # While it is stopped its time stands still, and it is behind that of everybody else.
+        self.is_stopped = False
+        self.behind_s = 0.0
         self.is_source_down = False
         self.core = LashCore(
             provider=self.caller,
@@ -204,6 +207,18 @@ class Process:
         if point == self.armed:
             self.armed = None
             raise Crash(point)
+
+    def tick(self, seconds: float) -> None:
+        """Time passes for everybody."""
+        if self.is_stopped:
+            self.behind_s += seconds
+        else:
+            self.clock.tick(seconds)
+
+    def catch_up(self) -> None:
+        """Know what time it is."""
+        behind_s, self.behind_s = self.behind_s, 0.0
+        self.clock.tick(behind_s)
 
     @property
     def owners(self) -> set[str]:

@@ -20,6 +20,7 @@ from support.driving import Crash, unseen
 from support.life_process import BESIDE, TOKENS_BESIDE, Process, SourceDown, World
 from support.made_files import lay
 from support.scripted import ScriptedCaller, calls, error, text
+from support.store_owner import StoreOwner
 from support.switching import switch
 from support.witness import BESIDE_SOURCE, Witness
 
@@ -124,11 +125,13 @@ OFTEN = {
     "work": 3,
     "change": 3,
     "rewind": 2,
+    "wake": 3,
+    "sleep": 3,
     "sweep": 2,
 }
 
 
-class StoreLife:
+class StoreLife(StoreOwner):
     """One life; `log` says what happened in it."""
 
     def __init__(self, directory: Path, seed: int) -> None:
@@ -142,6 +145,7 @@ class StoreLife:
         self.log: list[str] = []
         self.parked: list[Any] = []
         self.states: list[Any] = []
+        self.copies: list[Any] = []
 
     def _process(self) -> Process:
         return Process(self.path, self.clock.now_ms(), self.world, self.random)
@@ -166,7 +170,8 @@ class StoreLife:
         await self.witness.store.aclose()
 
     def _any(self) -> Process:
-        return self.random.choice(self.processes)
+        """One that is not stopped."""
+        return self.random.choice([process for process in self.processes if not process.is_stopped])
 
     def _name(self, kind: str) -> str:
         self.count += 1
@@ -254,10 +259,12 @@ class StoreLife:
 
     async def _tick(self, seconds: float) -> None:
         """Time passes for everybody, and who waited for it goes on."""
-        for clock in (self.clock, *(process.clock for process in self.processes)):
-            clock.tick(seconds)
+        self.clock.tick(seconds)
+        for process in self.processes:
+            process.tick(seconds)
         for process in tuple(self.processes):
-            await self._until_paused(process)
+            if not process.is_stopped:
+                await self._until_paused(process)
 
     async def do_open(self, process: Process | None = None) -> None:
         if len(self.witness.sessions()) < MOST_SESSIONS:
@@ -358,7 +365,7 @@ class StoreLife:
         """Somebody sets the clock of the machine."""
         seconds = self.random.choice([-7_200.0, -40.0, -1.0, 3_600.0, 3 * 86_400.0])
         for clock in (self.clock, *(other.clock for other in self.processes)):
-            clock.jump(seconds)
+            clock.jump(seconds)  # also of who is stopped
 
     async def do_fail(self, process: Process) -> None:
         """Some of the next writes of a process will fail."""

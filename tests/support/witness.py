@@ -8,6 +8,7 @@ session that is gone, and who watches misses nothing that he is not told of.
 
 from __future__ import annotations
 
+import copy
 import json
 import sqlite3
 from collections import Counter
@@ -86,6 +87,9 @@ class Witness:
         self.beside: Counter[str] = Counter()
         self.gaps = 0
         self._rows = sqlite3.connect(path, isolation_level=None)
+        self._forget()
+
+    def _forget(self) -> None:
         self._seen: dict[tuple[Any, ...], Any] = {}
         self._revisions: dict[int, int] = {}
         self._spent: dict[int, int] = {}
@@ -96,6 +100,22 @@ class Witness:
 
     def close(self) -> None:
         self._rows.close()
+
+    def reopen(self, path: Path, store: SqliteStore) -> None:
+        """Look at the same file again, which nobody had open meanwhile."""
+        self.store, self._rows = store, sqlite3.connect(path, isolation_level=None)
+
+    def remembered(self) -> dict[str, Any]:
+        """What was seen of the store so far, for when a copy of now is put back."""
+        kept = ("gone", "given", "_seen", "_revisions", "_spent", "_waiting")
+        return copy.deepcopy({name: getattr(self, name) for name in kept})
+
+    def remember(self, remembered: dict[str, Any]) -> None:
+        """Go on from what was seen then; of an empty store nothing was. Nobody watches any more."""
+        self._forget()
+        self.gone, self.given = set(), set()
+        for name, value in copy.deepcopy(remembered).items():
+            setattr(self, name, value)
 
     def data_version(self) -> int:
         """Another number once somebody has written."""
