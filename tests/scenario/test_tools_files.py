@@ -6,9 +6,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures.thread  # noqa: F401 - its file may be out of reach of nobody
 import errno
+import gc
 import os
 import socket
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,6 +104,17 @@ async def test_a_line_far_down_is_found_where_it_is(
     assert refused.code == "offset_past_end" and "has 59 lines" in refused.message
 
 
+async def test_what_is_no_text_at_the_end_of_a_line_just_below_the_cap_is_shown_as_such(bench: Workbench) -> None:
+    bench.write("a.txt", b"x" * 1997 + "é".encode()[:1])
+    assert value_of(await bench.call("read_file", path="a.txt")) == f"1: {'x' * 1997}\ufffd"
+
+
+async def test_text_of_exactly_the_size_cap_is_whole(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.write("a.txt", "abc\ndef\n")
+    monkeypatch.setattr(files, "READ_BYTES", len("1: abc\n2: def\n"))
+    assert value_of(await bench.call("read_file", path="a.txt")) == "1: abc\n2: def"
+
+
 async def test_a_line_of_exactly_the_cap_is_whole(bench: Workbench) -> None:
     bench.write("a.txt", "x" * files.LINE_BYTES + "\r\nnext")
     assert value_of(await bench.call("read_file", path="a.txt")) == "1: " + "x" * files.LINE_BYTES + "\n2: next"
@@ -125,7 +138,9 @@ async def test_the_size_cap_is_kept_and_every_line_can_be_reached(bench: Workben
 async def test_a_directory_is_listed(bench: Workbench) -> None:
     bench.write("sub/b", "")
     bench.write("a", "")
-    assert value_of(await bench.call("read_file", path=".")) == "a\nsub/"
+    bench.write("Z", "")
+    assert value_of(await bench.call("read_file", path=".")) == "Z\na\nsub/"
+    (bench.root / "Z").unlink()
     assert value_of(await bench.call("read_file", path=".", limit=1)) == "a\n(1 more; continue with offset=2)"
 
 
@@ -426,6 +441,30 @@ async def test_a_cut_write_still_ends_before_the_lock_is_free(
     assert (bench.root / "a").read_text() == "x"
 
 
+async def test_a_cut_write_that_fails_afterwards_is_nobodys_any_more(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    entered, go_on, complaints = asyncio.Event(), threading.Event(), []
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+
+    def full_disk(_: int) -> None:
+        loop.call_soon_threadsafe(entered.set)
+        go_on.wait()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writing.os, "fsync", full_disk)
+    call = asyncio.ensure_future(bench.call("write", path="a", content="x"))
+    await entered.wait()
+    call.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    del call
+    gc.collect()
+    assert complaints == []
+
+
 async def edit(bench: Workbench, path: str, *pairs: tuple[str, str]) -> Any:
     return await bench.call("edit", path=path, edits=[{"oldText": old, "newText": new} for old, new in pairs])
 
@@ -500,20 +539,21 @@ async def test_the_mode_is_kept(bench: Workbench) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o755
 
 
+@pytest.mark.parametrize("content", ["one, by somebody else\n", "one\nand more\n"])
 async def test_a_file_changed_by_somebody_else_meanwhile_is_not_overwritten(
-    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     path = bench.write("a.txt", "one\n")
     original = files.apply_edits
 
     def meddling(*arguments: Any) -> Any:
         edited = original(*arguments)
-        path.write_text("one, by somebody else\n")
+        path.write_text(content)
         return edited
 
     monkeypatch.setattr(files, "apply_edits", meddling)
     assert failure_of(await edit(bench, "a.txt", ("one", "1"))).code == "file_changed"
-    assert path.read_text() == "one, by somebody else\n"
+    assert path.read_text() == content
     assert os.listdir(bench.root) == ["a.txt"]
 
 

@@ -130,6 +130,14 @@ def test_the_environment_of_processes_is_never_readable(root: Path) -> None:
     refused(FilePolicy((Path("/"),)), f"/proc/{os.getpid()}/environ", root)
 
 
+def test_with_a_readable_tree_everything_else_is_as_before(root: Path) -> None:
+    outside = root.parent / "outside"
+    policy = FilePolicy((root,), allow_outside=True, denied=(outside,)).with_readable(outside / "kept")
+    assert policy.resolve_write("/etc/hostname", root)
+    assert policy.resolve_read(str(outside / "kept" / "file"), root)
+    refused(policy, str(outside / "secret"), root)
+
+
 def test_a_readable_tree_cannot_be_written(root: Path) -> None:
     policy = FilePolicy((root,)).with_readable(root.parent / "outside")
     assert policy.resolve_read("../outside/secret", root)

@@ -67,6 +67,57 @@ async def test_what_a_directory_grants_is_granted_for_new_files_whatever_the_uma
     assert stat.S_IMODE(new.parent.stat().st_mode) == 0o770
 
 
+async def test_where_files_have_no_attributes_they_are_replaced_all_the_same(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> list[str]:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    path = bench.write("file", "old")
+    path.chmod(0o640)
+    monkeypatch.setattr(os, "listxattr", refuse)
+    await replaced(bench, path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+async def test_a_label_that_is_not_ours_to_give_is_left_to_the_system(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    path = bench.write("file", "old")
+    set_or_skip(path, "security.selinux", b"label")
+    monkeypatch.setattr(os, "setxattr", refuse)
+    await replaced(bench, path)
+
+
+async def test_a_file_that_may_be_written_and_not_read_is_replaced(nobodys_bench: Workbench) -> None:
+    path = nobodys_bench.write("file", "old")
+    path.chmod(0o200)
+    value_of(await nobodys_bench.call("write", path="file", content="new"))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o200
+    path.chmod(0o600)
+    assert path.read_text() == "new"
+
+
+async def test_nobody_reads_a_private_file_while_it_is_replaced(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+    fchmod = os.fchmod
+
+    def looked_at(descriptor: int, mode: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        fchmod(descriptor, mode)
+
+    path = bench.write("file", "old")
+    path.chmod(0o640)
+    monkeypatch.setattr(os, "fchmod", looked_at)
+    await replaced(bench, path)
+    assert modes == [0o600]
+
+
 async def test_a_group_of_ours_gets_no_rights_that_were_given_to_another_one(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -178,6 +178,7 @@ async def test_glob_of_a_file_or_nothing_is_a_bad_request(bench: Workbench) -> N
     bench.write("file", "")
     assert failure_of(await bench.call("glob", pattern="*", path="file")).code == "wrong_file_type"
     assert failure_of(await bench.call("glob", pattern="*", path="absent")).code == "not_found"
+    assert failure_of(await bench.call("glob", pattern="*", path="file/below")).code == "not_found"
     assert failure_of(await bench.call("glob", pattern="*", limit=0)).code == "invalid_limit"
 
 

@@ -114,6 +114,8 @@ async def test_runs_in_the_session_directory_or_the_one_named(bench: Workbench) 
     assert value_of(await bench.call("exec_command", cmd="pwd", workdir="sub"))["output"] == f"{bench.root}/sub\n"
     assert failure_of(await bench.call("exec_command", cmd="pwd", workdir="/etc")).code == "path_outside_roots"
     assert failure_of(await bench.call("exec_command", cmd="pwd", workdir="absent")).code == "workdir_missing"
+    bench.write("file", "")
+    assert failure_of(await bench.call("exec_command", cmd="pwd", workdir="file/below")).code == "workdir_missing"
 
 
 async def test_no_key_and_no_lash_setting_reaches_a_command(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
