@@ -56,7 +56,7 @@ from lash_cli.runtime.drivers import Driver, QueueDriver
 from lash_cli.runtime.ending import outlast
 from lash_cli.runtime.host import ANY_ATTACHMENT, CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
 from lash_cli.runtime.session import Dirty, ResidentSession
-from lash_cli.runtime.state import Residency, RuntimeSessionState
+from lash_cli.runtime.state import Residency, RuntimeSessionState, require_own
 from lash_cli.store.base import RuntimePersistence, SessionCreate, SessionMeta
 from lash_cli.system import SystemClock, SystemIds, this_process
 from lash_cli.tools.registry import ToolRegistry
@@ -411,6 +411,8 @@ class LashCore(SessionHistories):
         require_described(name, cwd, parent, labels)
         if mode not in get_args(OpenMode):
             raise UsageError(f"a session is opened as {' or '.join(get_args(OpenMode))}, not {mode!r}")
+        if state is not None:
+            require_own(session_id, state)
         base = msgspec.structs.replace(self.policy, session_id=session_id, prompt=PromptLayer())
         policy = (
             spec.resolve_against(base) if state is None else _over_recorded(spec, base, persisted_config(state.policy))
@@ -508,7 +510,7 @@ class LashCore(SessionHistories):
             return await store.create_session(request)
         row = await store.session_row(session_id)
         if row is None:
-            raise SessionNotFound(f"there is no session {session_id!r}", hint="list them with: lash ls")
+            raise SessionNotFound(f"there is no session {session_id!r}")
         return row.meta
 
     async def _load(

@@ -182,6 +182,8 @@ class NotFoundError(LashError):
 class SessionNotFound(NotFoundError, SessionError):
     """No session has this id."""
 
+    default_hint = "list them with: lash ls; make one with: lash open"
+
 
 class SessionDeleted(NotFoundError, SessionError):
     """The session id was deleted; ids are used once (contract 01 §1.4)."""

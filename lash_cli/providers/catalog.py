@@ -170,7 +170,14 @@ def build_caller(
     if settings.kind == "loopback":
         from lash_cli.providers.loopback import Loopback
 
-        return RetryingCaller(Loopback(clock), settings.name, clock, ids_bits, policy, limiter=limiter)
+        return RetryingCaller(
+            Loopback(clock),
+            provider_id=settings.name,
+            clock=clock,
+            random_bits=ids_bits,
+            policy=policy,
+            limiter=limiter,
+        )
 
     from lash_cli.providers.attachments import RequestAttachments
     from lash_cli.providers.endpoint import HttpProvider
@@ -189,10 +196,10 @@ def build_caller(
     )
     return RetryingCaller(
         provider,
-        settings.name,
-        clock,
-        ids_bits,
-        policy,
+        provider_id=settings.name,
+        clock=clock,
+        random_bits=ids_bits,
+        policy=policy,
         secrets=provider.secrets,
         limiter=limiter,
         captures_metadata=allowed is not None,

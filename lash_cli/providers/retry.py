@@ -214,11 +214,11 @@ class RetryingCaller:
     def __init__(
         self,
         provider: Provider,
+        *,
         provider_id: str | None = None,
         clock: Clock | None = None,
         random_bits: Callable[[int], int] | None = None,
         policy: RetryPolicy | None = None,
-        *,
         secrets: tuple[str, ...] = (),
         limiter: RateLimiter | None = None,
         captures_metadata: bool = False,

@@ -23,7 +23,7 @@ from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import borrowed_lane
 from lash_cli.runtime.session import TOOL_STATE, ResidentSession
-from lash_cli.runtime.state import RuntimeSessionState
+from lash_cli.runtime.state import RuntimeSessionState, require_own
 from lash_cli.store.base import ReadScope, RuntimePersistence
 
 
@@ -114,7 +114,7 @@ async def apply_state(
     Raises `StoreSessionMismatch`, `UsageError` (`session_state_invalid`), `SessionExecutionBusy`, `SessionClosed` and
     `ConflictError` (`turn_unfinished`).
     """
-    session.require_own(state)
+    require_own(session.session_id, state)
     await require_attachments(store, state)
     async with borrowed_lane(host, store, owner, session) as fence:
         await require_movable(store, session.session_id)

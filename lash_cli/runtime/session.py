@@ -44,15 +44,13 @@ from lash_cli.core.usage import (
 from lash_cli.errors import (
     LashError,
     MissingCheckpointComponent,
-    ReconfigureError,
     SessionExecutionLeaseExpired,
     StoreSessionMismatch,
 )
 from lash_cli.runtime.phases import TurnPhaseProbe
-from lash_cli.runtime.state import RuntimeSessionState, SessionReadView, path_of, unsound
+from lash_cli.runtime.state import RuntimeSessionState, SessionReadView
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
 from lash_cli.tools.registry import ToolRegistry
-from lash_cli.tools.surface import check_state
 
 if TYPE_CHECKING:
     from lash_cli.runtime.requests import AnsweredRequest
@@ -363,26 +361,10 @@ class ResidentSession:
         position = await self.store.head_position(self.session_id)
         return position.head_revision != read.head_revision
 
-    def require_own(self, state: RuntimeSessionState) -> None:
-        """Raise `StoreSessionMismatch` for the state of another session, and `UsageError` (`session_state_invalid`) as
-        `path_of`, or for tools that none can be restored from."""
-        if state.session_id != self.session_id:
-            raise StoreSessionMismatch(
-                f"state belongs to session {state.session_id}, requested {self.session_id}",
-                details={"loaded": state.session_id, "requested": self.session_id},
-            )
-        path_of(state)
-        if state.tool_state is not None:
-            try:
-                check_state(state.tool_state)
-            except ReconfigureError as error:
-                raise unsound(state, error.message) from error
-
     def adopt_state(self, state: RuntimeSessionState, now_ms: int) -> None:
-        """Start from a caller's state; the next commit replaces what is stored (contract 01 §2.3). Nodes of
-        which nobody knows when they were committed are of now. Raises as `require_own`, and what a source of tools
-        raises; then nothing has changed."""
-        self.require_own(state)
+        """Start from a caller's state that `require_own` takes; the next commit replaces what is stored (contract 01
+        §2.3). Nodes of which nobody knows when they were committed are of now. Raises what a source of tools raises;
+        then nothing has changed."""
         if state.tool_state is not None:
             # Before anything else is changed: a source that is asked for tools may raise.
             self.registry.restore_state(state.tool_state)

@@ -29,7 +29,8 @@ from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.superseded import NOTHING_SUPERSEDED, SupersededNodes
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import PromptUsage, TokenLedgerEntry, TokenUsage
-from lash_cli.errors import LashRuntimeError, StoreUnusable, UsageError
+from lash_cli.errors import LashRuntimeError, ReconfigureError, StoreSessionMismatch, StoreUnusable, UsageError
+from lash_cli.tools.surface import check_state
 
 if TYPE_CHECKING:
     from lash_cli.core.history import TreeEntry
@@ -202,43 +203,52 @@ class RuntimeSessionState(Record):
         )
 
 
-def path_of(state: RuntimeSessionState) -> tuple[SessionNode, ...]:
-    """The path of a state that somebody hands in, root to leaf.
-
-    Raises `UsageError` (`session_state_invalid`) for one that no session could go on from: what could not be read
-    again, other than one active frame, a node twice, one whose parent does not stand before it or whose frame is
-    unknown, an unknown leaf, or tool calls without a result.
-    """
+def require_own(session_id: str, state: RuntimeSessionState) -> None:
+    """Raise for a state that somebody hands in and that the session could not go on from: `StoreSessionMismatch` for
+    that of another one, and `UsageError` (`session_state_invalid`) for what is none, what could not be read again,
+    other than one active frame, a node twice, one whose parent does not stand before it or whose frame is unknown, an
+    unknown leaf, tool calls without a result, or tools that none can be restored from."""
+    if not isinstance(state, RuntimeSessionState):
+        raise _unsound(session_id, f"it is a RuntimeSessionState, not {type(state).__name__}")
+    if state.session_id != session_id:
+        raise StoreSessionMismatch(
+            f"state belongs to session {state.session_id}, requested {session_id}",
+            hint=f"what begins another session with it: state.rebound_to({session_id!r})",
+            details={"loaded": state.session_id, "requested": session_id},
+        )
     try:
         reread(msgspec.structs.replace(state, attachments={}), RuntimeSessionState)
     except ValueError as error:
-        raise unsound(state, str(error)) from error
+        raise _unsound(session_id, str(error)) from error
     known = {frame.frame_id for frame in state.frames}
     seen: set[str | None] = {None}
     for node in state.nodes:
         if node.node_id in seen:
-            raise unsound(state, f"node {node.node_id!r} is there twice")
+            raise _unsound(session_id, f"node {node.node_id!r} is there twice")
         if node.parent_node_id not in seen:
-            raise unsound(state, f"the parent of node {node.node_id!r} does not stand before it")
+            raise _unsound(session_id, f"the parent of node {node.node_id!r} does not stand before it")
         if node.agent_frame_id not in known:
-            raise unsound(state, f"node {node.node_id!r} is in an unknown frame")
+            raise _unsound(session_id, f"node {node.node_id!r} is in an unknown frame")
         seen.add(node.node_id)
     try:
         current = current_frame(state.frames)
         path = active_path(state.nodes, state.leaf_node_id)
     except ValueError as error:
-        raise unsound(state, str(error)) from error
+        raise _unsound(session_id, str(error)) from error
     if not is_safe_to_resume(messages_on(path, current.frame_id)):
-        raise unsound(state, "it leaves tool calls without a result")
-    return path
+        raise _unsound(session_id, "it leaves tool calls without a result")
+    if state.tool_state is not None:
+        try:
+            check_state(state.tool_state)
+        except ReconfigureError as error:
+            raise _unsound(session_id, error.message) from error
 
 
-def unsound(state: RuntimeSessionState, problem: str) -> UsageError:
-    """The refusal of a state that somebody hands in, and why."""
+def _unsound(session_id: str, problem: str) -> UsageError:
     return UsageError(
-        f"the state of session {state.session_id!r} does not hold together: {problem}",
+        f"the state of session {session_id!r} does not hold together: {problem}",
         code="session_state_invalid",
-        details={"session": state.session_id},
+        details={"session": session_id},
     )
 
 

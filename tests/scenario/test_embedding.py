@@ -21,6 +21,8 @@ from lash_cli import (
     PromptContribution,
     PromptLayer,
     QueuedTurnBuilder,
+    RetryingCaller,
+    RetryPolicy,
     SessionConfigPatch,
     SessionPolicy,
     SessionSpec,
@@ -169,6 +171,19 @@ def test_what_is_given_in_the_place_of_a_collaborator_is_refused_with_what_makes
     with pytest.raises(ConfigError) as refused:
         LashCore(**{"provider": provider("loopback"), "model": ModelSpec("loopback"), **wiring})
     assert refused.value.code == "config_invalid" and hint in (refused.value.hint or "")
+
+
+def test_what_a_provider_is_wrapped_with_is_told_by_name() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        RetryingCaller(Bare(), RetryPolicy())  # type: ignore[misc]
+
+
+async def test_a_queue_of_a_session_that_never_was_names_what_makes_one(tmp_path: Path) -> None:
+    store = SqliteStore.open(tmp_path / "lash.db")
+    async with LashCore(provider=provider("loopback"), model=ModelSpec("loopback"), store=store) as core:
+        with pytest.raises(NotFoundError) as refused:
+            await core.queue("never").enqueue("hello")
+    assert "open" in (refused.value.hint or "")
 
 
 def test_a_function_that_is_no_tool_yet_is_refused_with_what_makes_it_one() -> None:

@@ -8,11 +8,11 @@ import pytest
 from msgspec.structs import replace
 from support.scripted import ScriptedCaller, text
 
-from lash_cli.api import RuntimeSessionState, SessionNode
+from lash_cli.api import LashSession, RuntimeSessionState, SessionNode
 from lash_cli.core.content import ToolCallPart, message_text
 from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.tools import ToolManifest, ToolState, ToolStateEntry
-from lash_cli.errors import UsageError
+from lash_cli.errors import StoreSessionMismatch, UsageError
 
 Change = Callable[[RuntimeSessionState], RuntimeSessionState]
 
@@ -76,3 +76,37 @@ async def test_a_state_that_does_not_hold_together_is_refused_before_anything_is
         await core.open_with_state("s2", UNSOUND[problem](state))
     assert refused.value.code == "session_state_invalid"
     assert await core.store.session_row("s2") is None
+
+
+@pytest.mark.parametrize(
+    "given", [{"session_id": "s2"}, "a state", 5], ids=["as it came out of a file", "its text", "something else"]
+)
+async def test_what_is_no_state_is_refused_as_one_that_does_not_hold_together(make_core, given) -> None:
+    core = make_core(ScriptedCaller([]))
+    async with await core.open_session("s1") as session:
+        for handing_in in (lambda: core.open_with_state("s2", given), lambda: apply(session, given)):
+            with pytest.raises(UsageError, match="it is a RuntimeSessionState, not") as refused:
+                await handing_in()
+            assert refused.value.code == "session_state_invalid"
+    assert await core.store.session_row("s2") is None
+
+
+async def test_a_state_whose_policy_is_none_is_refused_as_one_that_does_not_hold_together(make_core) -> None:
+    core = make_core(ScriptedCaller([]))
+    async with await core.open_session("s1") as session:
+        state = replace(session.export_state().rebound_to("s2"), policy="the usual one")
+    with pytest.raises(UsageError, match="policy") as refused:
+        await core.open_with_state("s2", state)
+    assert refused.value.code == "session_state_invalid"
+
+
+async def test_the_state_of_another_session_is_refused_with_what_makes_it_one_of_this(make_core) -> None:
+    core = make_core(ScriptedCaller([]))
+    async with await core.open_session("s1") as session:
+        with pytest.raises(StoreSessionMismatch) as refused:
+            await core.open_with_state("s2", session.export_state())
+    assert "rebound_to('s2')" in (refused.value.hint or "")
+
+
+async def apply(session: LashSession, state: RuntimeSessionState) -> None:
+    await session.admin().apply_persistence_state(state)

@@ -73,7 +73,13 @@ class Call:
         # Without jitter unless a test is about it, so that delays can be read off.
         ladder = RetryPolicy(**{"jitter": 0.0, **policy})
         self.caller = RetryingCaller(
-            self.provider, "p", self.clock, lambda _: bits, ladder, secrets=("topsecret",), limiter=self.limiter
+            self.provider,
+            provider_id="p",
+            clock=self.clock,
+            random_bits=lambda _: bits,
+            policy=ladder,
+            secrets=("topsecret",),
+            limiter=self.limiter,
         )
 
     async def sink(self, event: StreamEvent) -> None:
@@ -560,7 +566,9 @@ async def test_tokens_of_failed_attempts_are_summed() -> None:
 
 async def test_a_secret_in_an_error_never_reaches_the_record() -> None:
     provider = ScriptedProvider(ValueError("header 'topsecret' is bad"))
-    caller = RetryingCaller(provider, "p", ManualClock(), lambda _: 0, secrets=("topsecret",))
+    caller = RetryingCaller(
+        provider, provider_id="p", clock=ManualClock(), random_bits=lambda _: 0, secrets=("topsecret",)
+    )
 
     async def sink(event: StreamEvent) -> None: ...
 
