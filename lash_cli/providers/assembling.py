@@ -7,10 +7,38 @@ What an answer is made of, and what proves it, is each wire's own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, TypeVar
 
+from lash_cli.core.content import ReasoningReplay
 from lash_cli.core.llm import ExecutionEvidence, LlmPart, LlmResponse, StreamEvent, TerminalReason
 from lash_cli.providers.reported_usage import Buckets, ReportedUsage
+
+
+class Run:
+    """Adjacent text or reasoning; what brings it back to its provider closes it."""
+
+    def __init__(self, is_reasoning: bool) -> None:
+        self.is_reasoning = is_reasoning
+        self.pieces: list[str] = []
+        self.replay: ReasoningReplay | None = None
+
+    @property
+    def text(self) -> str:
+        """What it has come to."""
+        return "".join(self.pieces)
+
+
+Call = TypeVar("Call")
+
+
+def open_run(pieces: list[Run | Call], *, is_reasoning: bool) -> Run:
+    """The run that ends an answer of `pieces`, if it is of this kind and open, or a new one behind it."""
+    last = pieces[-1] if pieces else None
+    if isinstance(last, Run) and last.is_reasoning == is_reasoning and last.replay is None:
+        return last
+    run = Run(is_reasoning)
+    pieces.append(run)
+    return run
 
 
 class AnswerAssembler(ABC):

@@ -23,7 +23,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
-from lash_cli.providers.assembling import AnswerAssembler, object_of, objects_of, text_of
+from lash_cli.providers.assembling import AnswerAssembler, Run, object_of, objects_of, open_run, text_of
 from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import openai_usage
 
@@ -60,15 +60,6 @@ _TERMINAL_REASONS = {
     "refusal": TerminalReason.CONTENT_FILTER,
 }
 _PLAIN_REASONS = (TerminalReason.STOP, TerminalReason.TOOL_USE)
-
-
-class _Run:
-    """Adjacent text or reasoning."""
-
-    def __init__(self, is_reasoning: bool) -> None:
-        self.is_reasoning = is_reasoning
-        self.pieces: list[str] = []
-        self.replay: ReasoningReplay | None = None
 
 
 class _Call:
@@ -108,7 +99,7 @@ class ChatAssembler(AnswerAssembler):
 
     def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
         super().__init__(request_id, route, provider_request_id)
-        self._pieces: list[_Run | _Call] = []
+        self._pieces: list[Run | _Call] = []
         self._calls: list[_Call] = []
         self._by_index: dict[int, _Call] = {}
         self._refusal: list[str] = []
@@ -175,13 +166,13 @@ class ChatAssembler(AnswerAssembler):
         reasoning = reasoning or "".join(text_of(detail.get(_DETAIL_TEXTS[detail["type"]])) for detail in details)
         reasoning = reasoning or _content_thought(delta.get("content"))
         if reasoning:
-            self._run(is_reasoning=True).pieces.append(reasoning)
+            open_run(self._pieces, is_reasoning=True).pieces.append(reasoning)
             events.append(ReasoningDelta(reasoning))
         for detail in details:
             self._take_detail(detail)
         text = _content_text(delta.get("content"))
         if text:
-            self._run(is_reasoning=False).pieces.append(text)
+            open_run(self._pieces, is_reasoning=False).pieces.append(text)
             events.append(TextDelta(text))
         refusal = text_of(delta.get("refusal"))
         if refusal:
@@ -196,7 +187,7 @@ class ChatAssembler(AnswerAssembler):
         signature, data = text_of(detail.get("signature")) or None, text_of(detail.get("data")) or None
         if signature or data:
             route = self._route if detail["type"].startswith("reasoning.") else self._route + THINKING_BLOCKS
-            self._run(is_reasoning=True).replay = ReasoningReplay(route, identity, data, signature)
+            open_run(self._pieces, is_reasoning=True).replay = ReasoningReplay(route, identity, data, signature)
 
     def _take_call(self, delta: dict[str, Any], position: int, is_whole: bool) -> None:
         function = object_of(delta.get("function"))
@@ -257,22 +248,13 @@ class ChatAssembler(AnswerAssembler):
         self._pieces.append(call)
         return call
 
-    def _run(self, *, is_reasoning: bool) -> _Run:
-        """The text or reasoning that grows; what follows a signature or encrypted data is another piece."""
-        last = self._pieces[-1] if self._pieces else None
-        if isinstance(last, _Run) and last.is_reasoning == is_reasoning and last.replay is None:
-            return last
-        run = _Run(is_reasoning)
-        self._pieces.append(run)
-        return run
-
     def _parts(self) -> tuple[LlmPart, ...]:
         parts: list[LlmPart] = []
         ids = CallIds(self._request_id)
         for piece in self._pieces:
-            if isinstance(piece, _Run):
-                text = "".join(piece.pieces)
-                parts.append(ReasoningPart(text, piece.replay) if piece.is_reasoning else ProsePart(text))
+            if isinstance(piece, Run):
+                is_reasoning = piece.is_reasoning
+                parts.append(ReasoningPart(piece.text, piece.replay) if is_reasoning else ProsePart(piece.text))
                 continue
             replay = ReasoningReplay(self._route, signature=piece.signature) if piece.signature else None
             parts.append(ToolCallPart(ids.of(piece.id), piece.name, "".join(piece.arguments) or "{}", replay))

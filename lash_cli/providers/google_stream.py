@@ -22,7 +22,7 @@ from lash_cli.core.llm import (
     TerminalReason,
     TextDelta,
 )
-from lash_cli.providers.assembling import AnswerAssembler, object_of, objects_of, text_of
+from lash_cli.providers.assembling import AnswerAssembler, Run, object_of, objects_of, open_run, text_of
 from lash_cli.providers.call_ids import CallIds
 from lash_cli.providers.reported_usage import google_usage
 
@@ -47,15 +47,6 @@ def unwrapped(document: dict[str, Any]) -> dict[str, Any]:
     return inner if isinstance(inner, dict) else document
 
 
-class _Run:
-    """Adjacent text or thought; `signature` closes it."""
-
-    def __init__(self, is_thought: bool) -> None:
-        self.is_thought = is_thought
-        self.pieces: list[str] = []
-        self.signature = ""
-
-
 class _Call:
     """A call, complete as it came."""
 
@@ -73,7 +64,7 @@ class GoogleAssembler(AnswerAssembler):
 
     def __init__(self, request_id: str, route: str, provider_request_id: str | None = None) -> None:
         super().__init__(request_id, route, provider_request_id)
-        self._pieces: list[_Run | _Call] = []
+        self._pieces: list[Run | _Call] = []
         self._finish_message = ""
         self._block_reason = ""
         self.finish_reason = ""
@@ -136,21 +127,12 @@ class GoogleAssembler(AnswerAssembler):
         if not text and not signature:
             return []
         is_thought = part.get("thought") is True
-        run = self._run(is_thought)
-        run.signature = signature
+        run = open_run(self._pieces, is_reasoning=is_thought)
+        run.replay = self._replay(signature)
         if not text:
             return []
         run.pieces.append(text)
         return [ReasoningDelta(text) if is_thought else TextDelta(text)]
-
-    def _run(self, is_thought: bool) -> _Run:
-        """The open run of this kind, or a new one: a signature belongs to what came up to it."""
-        last = self._pieces[-1] if self._pieces else None
-        if isinstance(last, _Run) and last.is_thought == is_thought and not last.signature:
-            return last
-        run = _Run(is_thought)
-        self._pieces.append(run)
-        return run
 
     def _parts(self) -> tuple[LlmPart, ...]:
         parts: list[LlmPart] = []
@@ -160,14 +142,13 @@ class GoogleAssembler(AnswerAssembler):
                 replay = self._replay(piece.signature)
                 parts.append(ToolCallPart(ids.of(piece.id), piece.name, piece.arguments, replay))
                 continue
-            text = "".join(piece.pieces)
-            if piece.is_thought:
-                parts.append(ReasoningPart(text, self._replay(piece.signature)))
+            if piece.is_reasoning:
+                parts.append(ReasoningPart(piece.text, piece.replay))
                 continue
-            if text:
-                parts.append(ProsePart(text))
-            if piece.signature:
-                parts.append(ReasoningPart("", self._replay(piece.signature)))
+            if piece.text:
+                parts.append(ProsePart(piece.text))
+            if piece.replay:
+                parts.append(ReasoningPart("", piece.replay))
         return tuple(parts)
 
     def _replay(self, signature: str) -> ReasoningReplay | None:
