@@ -181,9 +181,7 @@ class FileTools:
 
     def _edit(self, real: Path, arguments: EditArguments, patience: _Patience) -> Edited:
         with self._regular(self._policy.open_file(real), arguments.path) as file:
-            if os.fstat(file.fileno()).st_size > EDIT_BYTES:
-                raise _too_large(arguments.path, EDIT_BYTES)
-            content = file.read()
+            content = _whole(file, arguments.path, EDIT_BYTES)
         replacements = [Replacement(item.old_text, item.new_text) for item in arguments.edits]
         edited = apply_edits(content, replacements, arguments.path, patience.check)
         patience.check()
@@ -204,7 +202,7 @@ class FileTools:
                 if media_type is not None:
                     return _attachment(file, media_type, arguments.path)
                 if _is_pdf(file):
-                    return _whole(file, arguments.path)
+                    return _whole(file, arguments.path, ATTACHMENT_BYTES)
                 return success(numbered_lines(file, arguments, patience))
         except OSError as error:
             raise os_fault(error, "read", arguments.path) from error
@@ -217,10 +215,6 @@ class FileTools:
             os.close(descriptor)
             raise
         return open(descriptor, "rb")
-
-
-def _too_large(path: str, limit: int) -> ToolFault:
-    return ToolFault(FailureClass.RESOURCE_LIMIT, "file_too_large", f"{path} is larger than {limit // 2**20} MiB")
 
 
 class _NoLongerWanted(Exception):
@@ -404,14 +398,16 @@ def _is_pdf(file: BinaryIO) -> bool:
     return head == PDF_MAGIC
 
 
-def _whole(file: BinaryIO, path: str) -> bytes:
-    data = file.read(ATTACHMENT_BYTES + 1)
-    if len(data) > ATTACHMENT_BYTES:
-        raise _too_large(path, ATTACHMENT_BYTES)
+def _whole(file: BinaryIO, path: str, most: int) -> bytes:
+    """The content; raises `ToolFault` for more than `most` bytes, however large the file says that it is."""
+    data = file.read(most + 1)
+    if len(data) > most:
+        text = f"{path} is larger than {most // 2**20} MiB"
+        raise ToolFault(FailureClass.RESOURCE_LIMIT, "file_too_large", text)
     return data
 
 
 def _attachment(file: BinaryIO, media_type: str, path: str) -> ToolCallOutput:
-    data = _whole(file, path)
+    data = _whole(file, path, ATTACHMENT_BYTES)
     note = f"{path}: {media_type}, {len(data)} bytes, attached"
     return ToolCallOutput(ToolSuccess(note, attachments=(Inline(media_type, data),)))

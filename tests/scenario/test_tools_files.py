@@ -573,6 +573,19 @@ async def test_a_file_too_large_to_edit_is_a_resource_limit(bench: Workbench) ->
     assert failure_of(await edit(bench, "big", ("a", "b"))).failure_class is FailureClass.RESOURCE_LIMIT
 
 
+async def test_no_more_is_read_of_a_file_that_is_larger_than_it_says_than_may_be_edited(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.write("log", "old\n")
+    monkeypatch.setattr(files, "EDIT_BYTES", 2**20)
+    status = path.stat()  # of some files the system says nothing else
+    path.write_text("old\n" + "more\n" * 2**18)
+    monkeypatch.setattr(os, "fstat", lambda _: status)
+    fault = failure_of(await edit(bench, "log", ("old", "new")))
+    assert (fault.code, fault.message) == ("file_too_large", "log is larger than 1 MiB")
+    assert path.read_text().startswith("old\n")
+
+
 async def test_a_file_too_large_to_attach_is_a_resource_limit(bench: Workbench) -> None:
     with open(bench.write("big", PNG), "ab") as file:
         file.truncate(files.ATTACHMENT_BYTES)
