@@ -52,6 +52,7 @@ class CommittedLog:
         self._session_id = session_id
         self._seen: set[str] = set()
         self._revision: int | None = None
+        self._mark: int | None = None
 
     async def begin(self, since: SessionCursor | None = None) -> Commit:
         """What is there now, after `since` if given. Raises `SessionCursorWrongSession` before anything is read."""
@@ -69,6 +70,11 @@ class CommittedLog:
 
     async def advance(self) -> Commit | None:
         """What was committed since the last call, None when nothing was. Raises `SessionDeleted`."""
+        # Read before the head: what is committed in between is looked at again.
+        mark = await self._store.change_mark()
+        if mark == self._mark:
+            return None
+        self._mark = mark
         head = await self._store.head_position(self._session_id)
         if head.head_revision == self._revision:
             return None

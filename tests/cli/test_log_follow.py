@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,17 @@ def test_what_is_committed_later_follows_and_a_signal_ends_the_stream(lash, home
     assert (first["type"], first["mode"]) == ("stream_start", "log")
     assert (last["type"], last["reason"], last["exit"], last["error"]) == ("stream_end", "signal", status, None)
     assert [line["seq"] for line in follower.lines] == list(range(len(follower.lines)))
+
+
+def test_a_follower_of_a_database_that_was_replaced_ends_instead_of_waiting_for_nobody(lash, home, session) -> None:
+    follower = Follower(home, "-o", "jsonl")
+    follower.until("one")
+    database = home / "lash.db"
+    shutil.copy(database, home / "fresh.db")
+    os.replace(home / "fresh.db", database)
+    follower.process.wait(60)
+    status, err = follower.end()
+    assert (status, "is another file by now" in err) == (9, True), err
 
 
 def test_a_follower_resumed_from_its_last_cursor_neither_skips_nor_repeats(lash, home, session) -> None:
