@@ -10,15 +10,16 @@ from lash_cli.cli.asking import confirm
 from lash_cli.cli.documents import Document, is_lease_live, lease_document
 from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.output import emit_one, safe, warn
-from lash_cli.cli.queue_access import existing_store, find_batch, named_session, queue_of
+from lash_cli.cli.queue_access import existing_store, find_batch, queue_of
 from lash_cli.cli.queue_commands import OfSession, SessionArgument
 from lash_cli.cli.queue_documents import batch_document
-from lash_cli.cli.reading import reading_store, run_at_once
+from lash_cli.cli.reading import present_row, read_session_row, reading_store, run_at_once
+from lash_cli.cli.running import writing_store
 from lash_cli.cli.waiting import look_until, tell_if_stuck
 from lash_cli.core.ingress import TurnInputClaim
 from lash_cli.core.queued_work import BatchState, QueuedWorkBatch, QueuedWorkClaim
 from lash_cli.errors import ConflictError, NotFoundError, WaitTimeout
-from lash_cli.store.base import RuntimePersistence, SessionRow
+from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
 from lash_cli.views.shell_words import shell_word
 
@@ -147,21 +148,24 @@ def revoke_waits(session: SessionArgument = None) -> int:
     Turns themselves are not cancelled (lash cancel does that), and the session
     stays usable. Asks first; --yes answers.
     """
-    name = run_at_once(_name_of(session))
-    confirm(f"end every open wait of {name} as cancelled?")
-    document = run_at_once(_revoke(session))
+    meta = run_at_once(_meta_of(session))
+    confirm(f"end every open wait of {meta.name} as cancelled?")
+    document = run_at_once(_revoke(meta))
     emit_one("WaitsRevoked", document, text=f"ended {document['revoked']} waits of {safe(document['name'])}")
     return 0
 
 
-async def _name_of(reference: str | None) -> str:
+async def _meta_of(reference: str | None) -> SessionMeta:
     async with reading_store() as opened:
-        _, session = await named_session(opened, reference)
-        return session.meta.name
+        return (await read_session_row(opened, reference)).meta
 
 
-async def _revoke(reference: str | None) -> Document:
-    async with existing_store() as opened:
-        store, session = await named_session(opened, reference)
-        count = await store.cancel_session_waits(session.meta.session_id, SystemClock().now_ms())
-        return {"id": session.meta.session_id, "name": session.meta.name, "revoked": count}
+async def _revoke(meta: SessionMeta) -> Document:
+    store = writing_store()
+    try:
+        # Of the session that was asked about, whatever its reference means by now.
+        await present_row(store, meta.session_id)
+        count = await store.cancel_session_waits(meta.session_id, SystemClock().now_ms())
+        return {"id": meta.session_id, "name": meta.name, "revoked": count}
+    finally:
+        await store.aclose()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.error_world import told
 from support.queued import QueuedHome
+from support.terminal import Terminal
 
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.lease import LeaseOwnerIdentity
@@ -310,6 +311,25 @@ def test_revoking_ends_every_open_wait_and_leaves_the_session_usable(world: Queu
     assert world.store(lambda store: store.peek_wait(key)) == ResolvedCancelled()
     assert "ended 0 waits" in world.lash("queue", "revoke-waits", "s", "--yes").out
     assert world.lash("turn", "s", "still here", "-q").code == 0
+
+
+def test_the_waits_that_are_revoked_are_those_of_the_session_that_was_asked_about(world: QueuedHome) -> None:
+    async def register(store):
+        key = await store.wait_key(TurnScope("s", "t_1"), CustomWait("k"))
+        assert await store.register_wait(key, None, SystemClock().now_ms()) is None
+        return key
+
+    key = world.store(register)
+    asked = Terminal(world.home, "queue", "revoke-waits", "work")
+    try:
+        asked.wait_for("end every open wait of work")
+        assert world.lash("rename", "s", "play").code == 0
+        assert world.lash("open", "other", "--name", "work").code == 0
+        asked.press("y\r")
+        assert asked.ended() == 0
+    finally:
+        asked.close()
+    assert world.store(lambda store: store.peek_wait(key)) == ResolvedCancelled()
 
 
 def test_a_session_is_waiting_while_its_turn_waits_for_somebody_outside(world: QueuedHome) -> None:
