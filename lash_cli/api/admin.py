@@ -190,7 +190,8 @@ class SessionAdmin:
         return await self._session._alone(lambda state: append_session_nodes(host, store, state, owner, request))
 
     async def append_messages(self, messages: Sequence[Message], *, operation_id: str | None = None) -> Appended:
-        """Add messages below the head, whatever it is; raises as `append_session_nodes`."""
+        """Add messages below the head, whatever it is, under ids of the session's own, which the answer has in their
+        order; raises as `append_session_nodes`."""
         return await self._appended(
             tuple(SessionAppendNode(ConversationPayload(message)) for message in messages), operation_id
         )
