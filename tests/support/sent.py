@@ -48,12 +48,12 @@ class Sent(NamedTuple):
 
 
 async def sent_or_refused(
-    kind: str, of: LlmRequest, *, key: str | None = None, **options: Any
+    kind: str, of: LlmRequest, *, key: str | None = None, base_url: str = BASE, **options: Any
 ) -> Sent | NormalizedError:
     """What a provider of `kind` sends for a request, or why it sends nothing."""
     silence = LlmTransportError("nobody is there", kind="transport", code="nobody")
     transport = ScriptedTransport(silence)
-    settings = ProviderSettings("p", kind, BASE, key, {"max_attempts": 1} | options)
+    settings = ProviderSettings("p", kind, base_url, key, {"max_attempts": 1} | options)
     caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0, transport=transport)
     result = await caller.call(of, sink=_ignored, cancel=ManualCancel())
     assert result.error is not None
@@ -63,11 +63,18 @@ async def sent_or_refused(
     return Sent(outgoing.url, dict(outgoing.headers), json.loads(outgoing.body))
 
 
-async def sent(kind: str, of: LlmRequest, *, key: str | None = None, **options: Any) -> Sent:
+async def sent(kind: str, of: LlmRequest, **options: Any) -> Sent:
     """What a provider of `kind` sends for a request; fails where it refuses to send it."""
-    outcome = await sent_or_refused(kind, of, key=key, **options)
+    outcome = await sent_or_refused(kind, of, **options)
     assert isinstance(outcome, Sent), outcome
     return outcome
+
+
+async def assert_refused(kind: str, code: str, of: LlmRequest, **options: Any) -> None:
+    """Fails unless a provider of `kind` sends nothing for a request, for good and with this code."""
+    outcome = await sent_or_refused(kind, of, **options)
+    assert isinstance(outcome, NormalizedError), outcome
+    assert (outcome.code, outcome.retryable) == (code, False)
 
 
 async def _nothing(event: object) -> None: ...

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from support.anthropic import whole_reply
 from support.clock import ManualCancel, ManualClock
-from support.sent import assistant, user
+from support.sent import assert_refused, assistant, sent, user
 from support.sent import request_over as request
-from support.wire import Reply, ScriptedTransport
+from support.wire import ScriptedTransport
 from support.wires import wire
 
 from lash_cli.core.content import (
@@ -47,10 +47,9 @@ from lash_cli.core.policy import (
     ReasoningEffort,
     ReasoningSelection,
 )
-from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.errors import ConfigError
 from lash_cli.providers.anthropic_request import AnthropicEncoder, wire_call_id
 from lash_cli.providers.catalog import ProviderSettings, build_caller
-from lash_cli.providers.endpoint import HttpProvider
 
 BASE = "http://test.invalid"
 ROUTE = f"{BASE}/v1/messages"
@@ -303,11 +302,12 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
         ExternalUrl("audio/mp3", "http://x"),
         ExternalUrl("text/plain", "http://x"),
         ProviderFile("anthropic", "home", "file_1"),
-        ProviderFile("openai", "work", "file_1"),
+        ProviderFile("openai", "p", "file_1"),
     ],
 )
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
-    await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
+    attaching = Message("u", Role.USER, (AttachmentPart(attachment),))
+    await assert_refused("anthropic", "unsupported_attachment_capability", request((attaching,)))
 
 
 EFFORTS = ModelCapability(ReasoningCapability(("low", "high"), aliases={"max": "high"}, disable="native"))
@@ -412,7 +412,8 @@ async def test_a_session_goes_on_at_the_providers_own_endpoint_and_others_are_to
 async def test_a_reasoning_selection_the_model_does_not_allow_is_refused_before_sending(
     selection: ReasoningSelection, capability: ModelCapability | None, code: str
 ) -> None:
-    await assert_refused(code, user("x"), model=ModelSpec("m", selection, capability=capability))
+    model = ModelSpec("m", selection, capability=capability)
+    await assert_refused("anthropic", code, request((user("x"),), model=model))
 
 
 SCHEMA = {
@@ -443,24 +444,12 @@ def test_a_schema_is_asked_for_beside_the_effort_without_the_limits_this_wire_la
     ],
 )
 async def test_an_output_the_wire_cannot_ask_for_is_refused_before_sending(output: Any, code: str) -> None:
-    await assert_refused(code, user("x"), output_spec=output)
+    await assert_refused("anthropic", code, request((user("x"),), output_spec=output))
 
 
 @pytest.mark.parametrize("messages", [(), (user(""),), (user(" "), assistant())])
 async def test_a_conversation_without_content_is_refused_before_sending(messages: tuple[Message, ...]) -> None:
-    await assert_refused("empty_conversation", *messages, system="sys")
-
-
-async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
-    transport = ScriptedTransport(Reply())
-    provider = HttpProvider(wire("anthropic", BASE, name="work"), transport, clock=ManualClock())
-
-    async def sink(event: object) -> None: ...
-
-    with pytest.raises(LlmTransportError) as caught:
-        await provider.complete(request(messages, **fields), sink)
-    assert (caught.value.code, caught.value.retryable) == (code, False)
-    assert transport.requests == []
+    await assert_refused("anthropic", "empty_conversation", request(messages, system="sys"))
 
 
 def test_a_renamed_model_changes_nothing_but_its_name() -> None:
@@ -513,18 +502,12 @@ def test_only_new_messages_are_encoded_and_the_prefix_keeps_its_bytes(monkeypatc
 
 
 async def sent_headers(
-    key: str | None, *messages: Message, model: ModelSpec | None = None, scope: str = "p", **options: Any
+    key: str | None, *messages: Message, model: ModelSpec | None = None, **options: Any
 ) -> dict[str, str]:
-    transport = ScriptedTransport(whole_reply(text("ok")))
-    called = wire("anthropic", f"{BASE}/", key, name=scope, **options)
-    provider = HttpProvider(called, transport, clock=ManualClock(), credential_scope=scope)
-
-    async def sink(event: object) -> None: ...
-
     asked = request(messages or (user("x"),), model=model or ModelSpec("m"))
-    await provider.complete(asked, sink)
-    assert transport.requests[0].url == ROUTE
-    return dict(transport.requests[0].headers)
+    called = await sent("anthropic", asked, key=key, base_url=f"{BASE}/", **options)
+    assert called.url == ROUTE
+    return called.headers
 
 
 async def test_the_key_has_its_own_header_and_is_absent_without_one() -> None:
@@ -541,10 +524,10 @@ async def test_what_is_in_beta_is_announced_only_where_it_is_used() -> None:
         return [name.rpartition("-2")[0] for name in headers["anthropic-beta"].split(",")]
 
     budgeted = ModelSpec("m", ReasoningEffort("low"), capability=BUDGETS)
-    with_file = Message("u", Role.USER, (AttachmentPart(ProviderFile("anthropic", "work", "f")),))
+    with_file = Message("u", Role.USER, (AttachmentPart(ProviderFile("anthropic", "p", "f")),))
     assert betas(await sent_headers("k")) == ["fine-grained-tool-streaming"]
     assert betas(await sent_headers("k", model=budgeted)) == ["fine-grained-tool-streaming", "interleaved-thinking"]
-    assert betas(await sent_headers("k", with_file, scope="work")) == [
+    assert betas(await sent_headers("k", with_file)) == [
         "fine-grained-tool-streaming",
         "files-api",
     ]

@@ -7,10 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from support.clock import ManualClock
 from support.gemini import BASE, KEY, ROUTE, ask, call, document, request, streamed, text
-from support.sent import user
-from support.wire import ScriptedTransport
+from support.sent import Sent, assert_refused, sent, user
 from support.wires import wire
 
 from lash_cli.core.content import (
@@ -38,9 +36,8 @@ from lash_cli.core.policy import (
     ReasoningEffort,
     ReasoningSelection,
 )
-from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.errors import ConfigError
 from lash_cli.providers import google_request
-from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.google_request import GoogleEncoder
 from lash_cli.providers.past import SIGNATURE_PLACEHOLDER
 
@@ -217,11 +214,11 @@ def test_signatures_go_to_the_model_that_made_them_and_only_where_they_are_wante
     """Another model, and the same one behind another key, refuses a signature as corrupted."""
     answer = said(ReasoningPart("hm", ReasoningReplay(provider=ROUTE, signature="T")), signed_call("c", "B"))
     other = ModelSpec("other-model", capability=SIGNED.capability)
-    for sent in (
+    for elsewhere in (
         body(answer, model=other),
         json.loads(GoogleEncoder(BASE, replay_reasoning=False).body(request(answer, model=SIGNED))),
     ):
-        (part,) = sent["contents"][0]["parts"]
+        (part,) = elsewhere["contents"][0]["parts"]
         assert part["thoughtSignature"] == SIGNATURE_PLACEHOLDER
 
 
@@ -334,7 +331,8 @@ def test_attachments_go_as_the_part_their_type_asks_for(attachment: Any, part: d
     ],
 )
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
-    await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
+    attaching = Message("u", Role.USER, (AttachmentPart(attachment),))
+    await assert_refused("google", "unsupported_attachment_capability", request(attaching))
 
 
 EFFORTS = ModelCapability(ReasoningCapability(("low", "high"), aliases={"max": "high"}, disable="effort(low)"))
@@ -387,29 +385,11 @@ MALFORMED = ModelCapability(ReasoningCapability(("low",), encoding="budget", dis
 async def test_a_reasoning_selection_the_model_does_not_allow_is_refused_before_sending(
     selection: ReasoningSelection, capability: ModelCapability | None, code: str
 ) -> None:
-    await assert_refused(code, user("x"), model=ModelSpec("m", selection, capability=capability))
+    await assert_refused("google", code, request(user("x"), model=ModelSpec("m", selection, capability=capability)))
 
 
-async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
-    transport = ScriptedTransport(streamed(document(text("never"), finish="STOP")))
-    provider = HttpProvider(wire("google", BASE), transport, clock=ManualClock())
-
-    async def sink(event: object) -> None: ...
-
-    with pytest.raises(LlmTransportError) as caught:
-        await provider.complete(request(*messages, **fields), sink)
-    assert (caught.value.code, caught.value.retryable) == (code, False)
-    assert transport.requests == []
-
-
-async def sent(key: str | None, *, headers: dict[str, str] | None = None, **fields: Any) -> Any:
-    transport = ScriptedTransport(streamed(document(text("ok"), finish="STOP")))
-    provider = HttpProvider(wire("google", f"{BASE}/", key, headers=headers or {}), transport, clock=ManualClock())
-
-    async def sink(event: object) -> None: ...
-
-    await provider.complete(request(**fields), sink)
-    return transport.requests[0]
+async def sent_to(key: str | None, *, headers: dict[str, str] | None = None, **fields: Any) -> Sent:
+    return await sent("google", request(**fields), key=key, base_url=f"{BASE}/", headers=headers or {})
 
 
 @pytest.mark.parametrize(
@@ -423,16 +403,16 @@ async def sent(key: str | None, *, headers: dict[str, str] | None = None, **fiel
     ],
 )
 async def test_the_address_names_the_model_and_nothing_else(model: str, stream: bool, url: str) -> None:
-    assert (await sent(KEY, model=ModelSpec(model), stream=stream)).url == url
+    assert (await sent_to(KEY, model=ModelSpec(model), stream=stream)).url == url
 
 
 async def test_the_key_is_a_header_and_never_part_of_the_address() -> None:
-    outgoing = await sent(f" {KEY}\n")
+    outgoing = await sent_to(f" {KEY}\n")
     assert outgoing.headers["x-goog-api-key"] == KEY
     assert KEY not in outgoing.url
     assert "authorization" not in outgoing.headers
-    assert "x-goog-api-key" not in (await sent(None)).headers
-    bearer = await sent(None, headers={"Authorization": "Bearer t"})
+    assert "x-goog-api-key" not in (await sent_to(None)).headers
+    bearer = await sent_to(None, headers={"Authorization": "Bearer t"})
     assert bearer.headers["authorization"] == "Bearer t"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from support.clock import ManualCancel, ManualClock
-from support.sent import assistant, sent, user
+from support.sent import Sent, assistant, sent, user
 from support.wire import ScriptedTransport, chunk, stream_reply, text_reply
 from support.wires import wire
 
@@ -311,15 +311,8 @@ def test_extra_fields_never_change_what_a_call_is_about(field: str) -> None:
         wire("openai_chat", BASE, extra_body={field: 1})
 
 
-async def sent_to(key: str | None, **options: Any) -> tuple[str, dict[str, str], dict[str, Any]]:
-    transport = ScriptedTransport(text_reply("ok"))
-    provider = HttpProvider(wire("openai_chat", BASE, key, **options), transport, clock=ManualClock())
-
-    async def sink(event: object) -> None: ...
-
-    await provider.complete(request(), sink)
-    (sent,) = transport.requests
-    return sent.url, dict(sent.headers), json.loads(sent.body)
+async def sent_to(key: str | None, **options: Any) -> Sent:
+    return await sent("openai_chat", request(), key=key, base_url=BASE, **options)
 
 
 async def test_a_deployment_takes_its_version_in_the_query_and_its_key_in_a_header_of_its_own() -> None:
@@ -330,11 +323,11 @@ async def test_a_deployment_takes_its_version_in_the_query_and_its_key_in_a_head
 
 
 async def test_an_endpoint_of_many_machines_is_told_which_calls_belong_together() -> None:
-    _, headers, sent = await sent_to(None, cache_session_affinity=True)
-    assert headers["x-client-request-id"] == sent["session_id"] == "s::f"
-    _, headers, sent = await sent_to(None)
+    _, headers, body = await sent_to(None, cache_session_affinity=True)
+    assert headers["x-client-request-id"] == body["session_id"] == "s::f"
+    _, headers, body = await sent_to(None)
     assert "x-client-request-id" not in headers
-    assert "session_id" not in sent
+    assert "session_id" not in body
 
 
 def test_the_key_of_a_header_of_its_own_is_a_secret() -> None:

@@ -10,10 +10,8 @@ import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.clock import ManualClock
-from support.sent import assistant, user
+from support.sent import assert_refused, assistant, sent, user
 from support.sent import request_over as request
-from support.wire import ScriptedTransport, text_reply
 from support.wires import wire
 
 from lash_cli.api import provider
@@ -42,11 +40,10 @@ from lash_cli.core.policy import (
     ReasoningEffort,
     ReasoningSelection,
 )
-from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.errors import ConfigError
 from lash_cli.providers import chat_request
 from lash_cli.providers.access import Access
 from lash_cli.providers.chat_request import ChatEncoder
-from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.http import HttpRequest
 from lash_cli.providers.openai_dialect import OpenAiDialect
 
@@ -322,7 +319,8 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
 
 @pytest.mark.parametrize("attachment", [Inline("video/mp4", b"x"), ExternalUrl("audio/mp3", "http://x")])
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
-    await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
+    attaching = Message("u", Role.USER, (AttachmentPart(attachment),))
+    await assert_refused("openai_chat", "unsupported_attachment_capability", request((attaching,)))
 
 
 EFFORTS = ModelCapability(ReasoningCapability(("low", "high"), aliases={"max": "high"}, disable="effort(low)"))
@@ -354,30 +352,15 @@ def test_efforts_are_resolved_through_aliases() -> None:
 async def test_a_reasoning_selection_the_wire_cannot_say_is_refused_before_sending(
     selection: ReasoningSelection, capability: ModelCapability | None, code: str
 ) -> None:
-    await assert_refused(code, user("x"), model=ModelSpec("m", selection, capability=capability))
-
-
-async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
-    transport = ScriptedTransport(text_reply("never"))
-    provider = HttpProvider(wire("openai_chat", ROUTE), transport, clock=ManualClock())
-
-    async def sink(event: object) -> None: ...
-
-    with pytest.raises(LlmTransportError) as caught:
-        await provider.complete(request(messages, **fields), sink)
-    assert (caught.value.code, caught.value.retryable) == (code, False)
-    assert transport.requests == []
+    await assert_refused(
+        "openai_chat", code, request((user("x"),), model=ModelSpec("m", selection, capability=capability))
+    )
 
 
 async def sent_headers(key: str | None, **options: Any) -> dict[str, str]:
-    transport = ScriptedTransport(text_reply("ok"))
-    provider = HttpProvider(wire("openai_chat", f"{ROUTE}/", key, **options), transport, clock=ManualClock())
-
-    async def sink(event: object) -> None: ...
-
-    await provider.complete(request((user("x"),)), sink)
-    assert transport.requests[0].url == f"{ROUTE}/chat/completions"
-    return dict(transport.requests[0].headers)
+    called = await sent("openai_chat", request((user("x"),)), key=key, base_url=f"{ROUTE}/", **options)
+    assert called.url == f"{ROUTE}/chat/completions"
+    return called.headers
 
 
 async def test_the_key_is_a_bearer_header_and_absent_without_one() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.clock import ManualClock
 from support.responses import Answer, call, message, reasoning
-from support.sent import assistant, user
+from support.sent import assert_refused, assistant, sent, user
 from support.sent import request_over as request
 from support.wire import ScriptedTransport
 from support.wires import wire
@@ -47,7 +47,7 @@ from lash_cli.core.policy import (
     ReasoningEffort,
     ReasoningSelection,
 )
-from lash_cli.errors import ConfigError, LlmTransportError
+from lash_cli.errors import ConfigError
 from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.openai_dialect import OpenAiDialect
 from lash_cli.providers.responses_request import ResponsesEncoder
@@ -459,18 +459,6 @@ def test_attachments_go_as_the_block_their_type_asks_for(attachment: Any, block:
     assert sent["input"][0]["content"][1] == block
 
 
-async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
-    transport = ScriptedTransport()
-    provider = HttpProvider(wire("openai_responses", BASE, name="work"), transport, clock=ManualClock())
-
-    async def sink(event: object) -> None: ...
-
-    with pytest.raises(LlmTransportError) as caught:
-        await provider.complete(request(messages, **fields), sink)
-    assert (caught.value.code, caught.value.retryable) == (code, False)
-    assert transport.requests == []
-
-
 @pytest.mark.parametrize(
     "attachment",
     [
@@ -478,11 +466,12 @@ async def assert_refused(code: str, *messages: Message, **fields: Any) -> None:
         Inline("image/heic", b"x"),
         ExternalUrl("audio/mp3", "http://x"),
         ProviderFile("openai_responses", "another", "file-1"),
-        ProviderFile("anthropic", "work", "file-1"),
+        ProviderFile("anthropic", "p", "file-1"),
     ],
 )
 async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(attachment: Any) -> None:
-    await assert_refused("unsupported_attachment_capability", Message("u", Role.USER, (AttachmentPart(attachment),)))
+    attaching = Message("u", Role.USER, (AttachmentPart(attachment),))
+    await assert_refused("openai_responses", "unsupported_attachment_capability", request((attaching,)))
 
 
 @pytest.mark.parametrize(
@@ -497,12 +486,14 @@ async def test_an_attachment_the_wire_cannot_carry_is_refused_before_sending(att
 async def test_a_reasoning_selection_the_wire_cannot_say_is_refused_before_sending(
     selection: ReasoningSelection, capability: ModelCapability | None, code: str
 ) -> None:
-    await assert_refused(code, user("x"), model=ModelSpec("m", selection, capability=capability))
+    await assert_refused(
+        "openai_responses", code, request((user("x"),), model=ModelSpec("m", selection, capability=capability))
+    )
 
 
 async def test_a_schema_the_wire_cannot_say_is_refused_before_sending() -> None:
     spec = JsonSchemaOutput("answer", {"type": "object", "patternProperties": {"^a": {}}})
-    await assert_refused("schema_unrepresentable", user("x"), output_spec=spec)
+    await assert_refused("openai_responses", "schema_unrepresentable", request((user("x"),), output_spec=spec))
 
 
 def test_the_other_dialect_says_budgets_and_none() -> None:
@@ -514,13 +505,8 @@ def test_the_other_dialect_says_budgets_and_none() -> None:
 
 
 async def sent_to(key: str | None, **options: Any) -> tuple[str, dict[str, str]]:
-    transport = ScriptedTransport(Answer(message("ok")).streamed())
-    provider = HttpProvider(wire("openai_responses", f"{BASE}/", key, **options), transport, clock=ManualClock())
-
-    async def sink(event: object) -> None: ...
-
-    await provider.complete(request((user("x"),)), sink)
-    return transport.requests[0].url, dict(transport.requests[0].headers)
+    called = await sent("openai_responses", request((user("x"),)), key=key, base_url=f"{BASE}/", **options)
+    return called.url, called.headers
 
 
 async def test_the_key_is_a_bearer_header_unless_the_endpoint_takes_it_in_its_own() -> None:
