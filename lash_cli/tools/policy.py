@@ -20,7 +20,7 @@ from pathlib import Path
 from lash_cli.core.codec import encode
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
-from lash_cli.tools.rights import NEW_DIRECTORY_MODE, mode_to_give
+from lash_cli.tools.rights import NEW_DIRECTORY_MODE, give_mode, mode_to_give
 
 # What the kernel takes at most, in bytes; to look at each directory of a longer one would take for ever.
 MAX_PATH_CHARS = 4096
@@ -222,7 +222,7 @@ def _make_directory(name: str, parent: int) -> None:
         return
     opened = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        os.fchmod(opened, mode)
+        give_mode(opened, mode)
     finally:
         os.close(opened)
 

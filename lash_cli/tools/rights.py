@@ -51,16 +51,18 @@ def mode_to_give(mode: int, directory: int) -> int | None:
     return None if mask is None or _has_rights_for_what_is_made(directory) else mode & ~mask
 
 
+def give_mode(descriptor: int, mode: int) -> None:
+    """Give what was made the mode of `mode_to_give`; raises `OSError`."""
+    with contextlib.suppress(PermissionError):  # it is ours: its file system has no modes but its own
+        os.fchmod(descriptor, mode)
+
+
 def give_kept(descriptor: int, kept: Rights) -> None:
     """Give a file that was made the rights of the one it takes the place of; raises `OSError`."""
     mode = stat.S_IMODE(kept.status.st_mode)
-    try:
-        os.fchown(descriptor, kept.status.st_uid, kept.status.st_gid)
-    except PermissionError:  # only root gives a file to another owner; a group of ours can be kept
+    if not _is_given_to(descriptor, kept.status.st_uid, kept.status.st_gid):
         mode &= ~(stat.S_ISUID | stat.S_ISGID)  # whoever runs it must not become us
-        try:
-            os.fchown(descriptor, -1, kept.status.st_gid)
-        except PermissionError:
+        if not _is_given_to(descriptor, -1, kept.status.st_gid):
             mode &= ~stat.S_IRWXG | (mode & stat.S_IRWXO) << 3  # the group is another one now: to it all are others
     given = _attributes(descriptor)  # by its directory
     for name in given.keys() - kept.attributes.keys():
@@ -70,6 +72,18 @@ def give_kept(descriptor: int, kept: Rights) -> None:
             with contextlib.suppress(PermissionError):  # a label that the system's rules leave to nobody
                 os.setxattr(descriptor, name, value)
     os.fchmod(descriptor, mode)
+
+
+def _is_given_to(descriptor: int, owner: int, group: int) -> bool:
+    """Whether a file of ours belongs to them now: only root gives one to another owner, the others to a group of
+    theirs, and nobody to somebody who has no number in this container."""
+    try:
+        os.fchown(descriptor, owner, group)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EINVAL):
+            return False
+        raise
+    return True
 
 
 def _attributes(descriptor: int) -> dict[str, bytes]:

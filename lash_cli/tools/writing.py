@@ -21,7 +21,7 @@ from typing import BinaryIO, TypeVar
 from lash_cli.core.tools import FailureClass
 from lash_cli.tools.faults import ToolFault, invalid, os_fault
 from lash_cli.tools.policy import FilePolicy
-from lash_cli.tools.rights import NEW_FILE_MODE, Rights, give_kept, mode_to_give, rights_of
+from lash_cli.tools.rights import NEW_FILE_MODE, Rights, give_kept, give_mode, mode_to_give, rights_of
 
 # What a file system, or a kernel, says that has no files without a name; and one that lets nobody name them.
 _NO_UNNAMED = frozenset((errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS))
@@ -135,7 +135,7 @@ def _fill(file: BinaryIO, content: bytes, existing: Rights | None, directory: in
     if existing is not None:
         give_kept(file.fileno(), existing)
     elif (mode := mode_to_give(NEW_FILE_MODE, directory)) is not None:
-        os.fchmod(file.fileno(), mode)
+        give_mode(file.fileno(), mode)
     file.flush()
     os.fsync(file.fileno())
 

@@ -118,11 +118,25 @@ async def test_nobody_reads_a_private_file_while_it_is_replaced(
     assert modes == [0o600]
 
 
-async def test_a_group_of_ours_gets_no_rights_that_were_given_to_another_one(
+async def test_files_are_made_also_where_the_file_system_has_no_modes(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fchown(_: int, owner: int, group: int) -> None:
+    """As FAT, on which a file is what the mount says, and may not be made anything else."""
+
+    def refuse(_: int, mode: int) -> None:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(umask, "of_user", lambda: 0o022)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    await replaced(bench, bench.root / "made" / "file")
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL])  # the other where an owner has no number in a container
+async def test_a_group_of_ours_gets_no_rights_that_were_given_to_another_one(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fchown(_: int, owner: int, group: int) -> None:
+        raise OSError(number, os.strerror(number))
 
     path = bench.write("file", "old")
     path.chmod(0o664)
