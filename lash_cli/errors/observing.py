@@ -15,10 +15,11 @@ class LiveReplayError(LashRuntimeError):
     """Watching a session cannot go on from here (contract 04 §1); a gap is data and never this error."""
 
     def __init__(self, message: str, *, cause: StoreError | None = None, details: dict[str, Any] | None = None) -> None:
-        """`cause` is what the store said: where that may be tried again, so may this."""
+        """`cause` is what the store said: where that may be tried again, so may this, and what helps there helps here.
+        Nothing was under way, so what is said of a write that may have happened is not."""
         super().__init__("live_replay", message, details=details if cause is None else {"code": cause.code})
-        if cause is not None and cause.retryable:
-            self.retryable = True
+        if cause is not None and not cause.ambiguous:
+            self.retryable = cause.retryable
             self.exit_status = cause.exit_status
             self.hint = cause.hint
 

@@ -666,7 +666,8 @@ class RuntimePersistence(
         ...
 
     async def change_mark(self) -> int:
-        """A number that stays the same until anybody, in whatever process, commits; cheaper than any query."""
+        """A number that stays the same until anybody, in whatever process, commits; cheaper than any query. Raises
+        `StoreUnusable` (`store_replaced`) where nobody would be heard of any more."""
         ...
 
     async def aclose(self) -> None:

@@ -686,3 +686,20 @@ async def test_a_fault_in_a_phase_leaves_no_phase_open_and_the_turn_is_finished_
     output = await session.redrive().run()
     assert output.result is not None and output.result.assistant_message() == "x"
     await session.close()
+
+
+async def test_a_stream_ends_with_what_is_wrong_with_the_database(make_core, watcher) -> None:
+    session = await opened(make_core, text("x"))
+    await session.turn("hi").run()
+    await session.close()
+    database = Path(session._core.store.db.path)
+    stream = watcher.subscribe_and_recover((await watcher.current_observation()).cursor)
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    os.rename(database, database.with_name("elsewhere.db"))
+    with pytest.raises(LiveReplayError) as caught:
+        await asyncio.wait_for(waiting, PATIENCE_S)
+    error = caught.value
+    assert (error.details, error.exit_status, error.retryable) == ({"code": "store_replaced"}, 9, False)
+    assert error.hint is not None and "lash db restore" in error.hint
+    os.rename(database.with_name("elsewhere.db"), database)
