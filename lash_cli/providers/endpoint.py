@@ -103,6 +103,7 @@ class HttpProvider:
                 response = await self._transport.send(outgoing, start_timeout=self._timeouts.response_start)
                 try:
                     if response.status != 200:
+                        limit.reschedule(None)  # its status is known, and the body has a limit of its own
                         raise await self._refusal(response)
                     return await reader.read(response)
                 finally:

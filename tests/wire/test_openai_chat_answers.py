@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -40,8 +41,10 @@ from lash_cli.core.llm import (
 from lash_cli.core.policy import ModelCapability, ModelSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
+from lash_cli.providers import endpoint
 from lash_cli.providers.chat_stream import ChatAssembler
 from lash_cli.providers.endpoint import HttpProvider
+from lash_cli.providers.http import Timeouts
 
 KEY = "top-secret-key-0001"
 BASE = "http://test.invalid/v1"
@@ -623,3 +626,10 @@ async def test_a_tolerated_end_never_completes_a_cut_tool_call_or_a_broken_conne
     assert error.code == "stream_ended_before_finish_reason"
     error = await failure(cut_reply("half", ending="reset"), termination="tolerate_eof")
     assert error.kind == "transport"
+
+
+async def test_a_refusal_whose_body_outlasts_the_call_is_judged_by_its_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoint, "ERROR_BODY_SECONDS", 0.05)
+    reply = replace(error_reply(401, "half of a rea"), ending="hang")
+    error = await failure(reply, timeouts=Timeouts(request=0.01))
+    assert (error.kind, error.status, error.retryable) == ("auth", 401, False)
