@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.documents import Document, is_lease_live
 from lash_cli.cli.durations import WaitCommand, duration_ms
 from lash_cli.cli.output import emit_one, say
@@ -34,7 +35,7 @@ command_class = WaitCommand
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
     turn: Annotated[str | None, typer.Option(metavar="TURN", help="That turn, not whichever runs.")] = None,
     reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept with the turn.")] = None,
     wait: Annotated[str | None, typer.Option(metavar="[=DUR]", help="Wait until it ended (exit 124 if not).")] = None,

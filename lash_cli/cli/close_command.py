@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
+from lash_cli.cli.arguments import SomeSessions
 from lash_cli.cli.bulk import apply_to_each, finish, resolve_all
 from lash_cli.cli.documents import Document
 from lash_cli.cli.park_command import idle_row
@@ -18,7 +15,7 @@ from lash_cli.system import SystemClock
 
 
 def command(
-    sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="Ids or names.")],
+    sessions: SomeSessions,
 ) -> int:
     """Close sessions. lash resume opens them again."""
     rows, errors = run_async(_run(sessions))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.documents import Document, usage_document
 from lash_cli.cli.head_moves import rewind_command
 from lash_cli.cli.output import emit_one, safe, say
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
     focus: Annotated[str | None, typer.Argument(metavar="[FOCUS]", help="What the summary must keep.")] = None,
 ) -> int:
     """Summarise what was said so far, to make room for what comes.

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from lash_cli.api.queue import source_key_of
+from lash_cli.cli.arguments import Attachments, Key, Prompt, SessionArgument
 from lash_cli.cli.durations import WaitCommand, duration_ms
 from lash_cli.cli.enqueueing import EnqueuePlan, submit
 from lash_cli.cli.stdin import read_prompt, stdin_takers
@@ -23,13 +24,10 @@ command_class = WaitCommand
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
-    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The text; - or nothing: stdin.")] = None,
-    key: Annotated[str | None, typer.Option(help="Submit once under this key; a repeat answers the same.")] = None,
-    attach: Annotated[
-        list[str] | None,
-        typer.Option("--attach", "-a", metavar="PATH|URL|-", help="An image, PDF or text; repeatable."),
-    ] = None,
+    session: SessionArgument = None,
+    prompt: Prompt = None,
+    key: Key = None,
+    attach: Attachments = None,
     now: Annotated[bool, typer.Option("--now", help="Into the turn that runs, at its next checkpoint.")] = False,
     turn: Annotated[str | None, typer.Option(metavar="TURN", help="As --now, but only into that turn.")] = None,
     boundary: Annotated[

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.arguments import SomeSessions
 from lash_cli.cli.bulk import resolve_all
 from lash_cli.cli.cut_off import warn_of_cut_off
 from lash_cli.cli.documents import Document
@@ -35,7 +36,7 @@ _BY_SUFFIX = {".md": "md", ".markdown": "md", ".html": "html", ".htm": "html", "
 
 
 def command(
-    sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="Ids or names.")],
+    sessions: SomeSessions,
     as_format: Annotated[str | None, typer.Option("--as", metavar="FORMAT", help="md, html, json or jsonl.")] = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="Write it there; - is stdout.")] = None,
     redact: Annotated[

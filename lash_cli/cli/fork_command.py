@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.cut_off import refuse_cut_off
 from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.invocation import current
@@ -23,7 +24,7 @@ from lash_cli.system import SystemClock, is_definitely_dead
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
     at: Annotated[str | None, typer.Option(metavar="NODE|TURN", help="Go on from there instead of the head.")] = None,
     name: Annotated[str | None, typer.Option(help="Its name; a readable one is made up otherwise.")] = None,
     opens: Annotated[bool, typer.Option("--open", help="Chat in it at once.")] = False,

@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.arguments import Raw, SessionArgument
 from lash_cli.cli.transcript_detail import TextChoice, show_transcript
 from lash_cli.cli.word_lists import words_of
 from lash_cli.core.content import Role
@@ -19,14 +20,14 @@ from lash_cli.errors import UsageError
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
     last: Annotated[int | None, typer.Option(metavar="N", min=1, help="Only the last N messages.")] = None,
     turn: Annotated[str | None, typer.Option(metavar="TURN", help="Only the messages of one turn.")] = None,
     role: Annotated[list[str] | None, typer.Option(metavar="ROLE", help="user, assistant, system or event.")] = None,
     reasoning: Annotated[bool, typer.Option("--reasoning", help="Show reasoning too.")] = False,
     tools: Annotated[bool, typer.Option("--tools", help="Show tool calls and results in full.")] = False,
     frames: Annotated[bool, typer.Option("--frames", help="The frames before the current one too.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
+    raw: Raw = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is committed later.")] = False,
     since_cursor: Annotated[str | None, typer.Option(metavar="C", help="Only what was committed after it.")] = None,
 ) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.documents import Document, is_lease_live, lease_document
 from lash_cli.cli.durations import WaitCommand, duration_ms
 from lash_cli.cli.head_moves import command_here
@@ -31,7 +32,7 @@ command_class = WaitCommand
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
     wait: Annotated[str | None, typer.Option(metavar="[=DUR]", help="Let a running turn finish first.")] = None,
 ) -> int:
     """Write everything down and release a session until lash resume."""

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.arguments import OfSession, SessionArgument
 from lash_cli.cli.asking import confirm
 from lash_cli.cli.documents import Document, is_lease_live, lease_document
 from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.output import emit_one, safe, warn
 from lash_cli.cli.queue_access import existing_store, find_batch, queue_of
-from lash_cli.cli.queue_commands import OfSession, SessionArgument
 from lash_cli.cli.queue_documents import batch_document
 from lash_cli.cli.reading import present_row, read_session_row, reading_store, run_at_once
 from lash_cli.cli.running import writing_store

@@ -12,10 +12,10 @@ from typing import Annotated, NamedTuple
 import typer
 
 from lash_cli.api.queue import source_key_of
+from lash_cli.cli.arguments import OfSession, OneSession
 from lash_cli.cli.documents import Document
 from lash_cli.cli.output import emit_many, emit_one, safe, tell
 from lash_cli.cli.queue_access import existing_store, find_batch, input_not_found, named_session, queue_of
-from lash_cli.cli.queue_commands import OfSession
 from lash_cli.cli.queue_documents import batch_document, batch_preview, outcome_item
 from lash_cli.cli.reading import run_at_once
 from lash_cli.core.ingress import (
@@ -93,7 +93,7 @@ async def _one_session(store: RuntimePersistence | None, cut: Cut) -> SessionRow
 
 
 def cancel_suffix(
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
+    session: OneSession,
     anchor: Annotated[str | None, typer.Argument(metavar="[ANCHOR]", help="The id of the first input to go.")] = None,
     key: Annotated[str | None, typer.Option("--key", metavar="K", help="The anchor by its key.")] = None,
 ) -> int:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.arguments import OfSession, SessionArgument
 from lash_cli.cli.documents import Document
 from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.output import emit_one, safe
@@ -13,11 +14,6 @@ from lash_cli.cli.queue_access import existing_store, named_session, queue_of
 from lash_cli.cli.queue_detail import show_batches, show_input, show_queue
 from lash_cli.cli.reading import run_at_once
 from lash_cli.views.times import rfc3339
-
-SessionArgument = Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")]
-OfSession = Annotated[
-    str | None, typer.Option("--session", metavar="SESSION", help="Only if it belongs to this session.")
-]
 
 
 def list_queue(

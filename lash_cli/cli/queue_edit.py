@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from lash_cli.api.queue import SessionQueue
+from lash_cli.cli.arguments import OfSession
 from lash_cli.cli.documents import Document
 from lash_cli.cli.edit_journal import EditJournal, Planned, forget_text, text_path, write_text
 from lash_cli.cli.edit_rows import editable_text, originals, put_back, returning_blocks
@@ -38,7 +39,7 @@ def command(
     file: Annotated[
         str | None, typer.Option("--file", metavar="FILE", help="Take the new text from there, without an editor.")
     ] = None,
-    session: Annotated[str | None, typer.Option(metavar="SESSION", help="Only if it belongs to this session.")] = None,
+    session: OfSession = None,
     recover: Annotated[bool, typer.Option("--recover", help="Put back what a killed edit had taken out.")] = False,
 ) -> int:
     """Edit an input and everything queued behind it.

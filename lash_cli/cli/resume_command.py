@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lash_cli.cli.arguments import Approvals, IfBusyText, Raw, SessionArgument
 from lash_cli.cli.documents import bare_session_document
 from lash_cli.cli.output import emit_one
 from lash_cli.cli.reading import present_row, run_async
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
     prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="Run this turn next; - is stdin.")] = None,
     key: Annotated[str | None, typer.Option(help="Submit PROMPT once under this key.")] = None,
-    if_busy: Annotated[str | None, typer.Option(metavar="HOW", help="fail, wait, wait=DUR or enqueue.")] = None,
-    approve: Annotated[list[str] | None, typer.Option(metavar="CLASS=MODE", help="As for lash turn.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
+    if_busy: IfBusyText = None,
+    approve: Approvals = None,
+    raw: Raw = False,
 ) -> int:
     """Reopen a parked, closed or interrupted session.
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.cut_off import refuse_cut_off
 from lash_cli.cli.documents import Document
 from lash_cli.cli.head_moves import ROOT, rewind_document, rewind_text
@@ -22,7 +23,7 @@ from lash_cli.errors import UsageError
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
     to: Annotated[
         str | None, typer.Option(metavar="NODE", help="The message to go on from; root is before all of them.")
     ] = None,

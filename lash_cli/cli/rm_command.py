@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.arguments import SomeSessions
 from lash_cli.cli.asking import confirm
 from lash_cli.cli.bulk import COLUMNS, apply_to_each, finish, resolve_all
 from lash_cli.cli.documents import Document
@@ -25,7 +26,7 @@ _NAMED_IN_QUESTION = 5
 
 
 def command(
-    sessions: Annotated[list[str], typer.Argument(metavar="SESSION...", help="Ids or names.")],
+    sessions: SomeSessions,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
     with_children: Annotated[
         bool, typer.Option("--with-children", help="And the sessions that have them as parent, and theirs.")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from lash_cli.cli.arguments import OneSession
 from lash_cli.cli.documents import Document, spelled_out
 from lash_cli.cli.names import require_name
 from lash_cli.cli.numbers import plain
@@ -58,7 +59,7 @@ class _Change(NamedTuple):
 
 
 def set_values(
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
+    session: OneSession,
     settings: Annotated[list[str], typer.Argument(metavar="K=V...", help="model, variant, provider, …; see above.")],
 ) -> int:
     """Change what a session runs under; its next turn does.
@@ -90,7 +91,7 @@ def set_values(
 
 
 def rename(
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
+    session: OneSession,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new name.")],
 ) -> int:
     """Give a session another name; its id stays."""
@@ -99,7 +100,7 @@ def rename(
 
 
 def label(
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
+    session: OneSession,
     labels: Annotated[list[str], typer.Argument(metavar="K=V|K-...", help="Set K to V; K- takes K away.")],
 ) -> int:
     """Set labels of a session, or take them away. lash ls --label finds them."""

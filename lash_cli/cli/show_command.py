@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.documents import Document, tool_document
 from lash_cli.cli.output import emit_one, safe
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
@@ -24,7 +25,7 @@ from lash_cli.store.base import RuntimePersistence, TurnRecord
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
     policy: Annotated[bool, typer.Option("--policy", help="Only the effective policy.")] = False,
     tools: Annotated[bool, typer.Option("--tools", help="Only the tools it may call.")] = False,
     lease: Annotated[bool, typer.Option("--lease", help="Only who holds it, and until when.")] = False,

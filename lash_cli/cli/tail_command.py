@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from lash_cli.cli.arguments import AnySessions, Heartbeat
 from lash_cli.cli.durations import duration_ms, heartbeat_seconds
 from lash_cli.cli.reading import run_watching
 from lash_cli.cli.word_lists import words_of
@@ -13,7 +14,7 @@ from lash_cli.errors import UsageError
 
 
 def command(
-    sessions: Annotated[list[str] | None, typer.Argument(metavar="[SESSION...]", help="Ids or names.")] = None,
+    sessions: AnySessions = None,
     every: Annotated[bool, typer.Option("--all", help="Every session, those made later too.")] = False,
     begin: Annotated[
         str | None,
@@ -36,9 +37,7 @@ def command(
     ] = None,
     strict_gap: Annotated[bool, typer.Option("--strict-gap", help="End with exit 4 when events were missed.")] = False,
     no_follow: Annotated[bool, typer.Option("--no-follow", help="Show what is there and end.")] = False,
-    heartbeat: Annotated[
-        str | None, typer.Option(metavar="DUR", help="With -o jsonl: a line at least so often.")
-    ] = None,
+    heartbeat: Heartbeat = None,
     raw: Annotated[bool, typer.Option("--raw", help="Show the text as it is, terminal escapes included.")] = False,
 ) -> int:
     """Watch sessions live, whichever process works on them.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lash_cli.cli.arguments import OneSession, SessionArgument
 from lash_cli.cli.documents import Document, tool_document
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.reading import run_async
@@ -30,7 +31,7 @@ _DESCRIPTION_CHARS = 80
 
 
 def list_tools(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
 ) -> int:
     """List the tools of a session, those that are switched off too.
 
@@ -40,7 +41,7 @@ def list_tools(
 
 
 def on(
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
+    session: OneSession,
     names: Annotated[list[str], typer.Argument(metavar="TOOL...", help="Names, as lash tool ls shows them.")],
 ) -> int:
     """Let a session call these tools from its next turn on: all of them, or none if one is unknown."""
@@ -48,7 +49,7 @@ def on(
 
 
 def off(
-    session: Annotated[str, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")],
+    session: OneSession,
     names: Annotated[list[str], typer.Argument(metavar="TOOL...", help="Names, as lash tool ls shows them.")],
 ) -> int:
     """Offer these tools to the model no more: all of them stay if one is unknown."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.cut_off import warn_of_cut_off
 from lash_cli.cli.documents import Document, frame_document
 from lash_cli.cli.invocation import current
@@ -25,7 +26,7 @@ PREVIEW_CHARS = 200
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
+    session: SessionArgument = None,
     depth: Annotated[int | None, typer.Option(min=0, metavar="N", help="Follow so many levels of branches.")] = None,
 ) -> int:
     """Show the message tree of a session, with its head marked.

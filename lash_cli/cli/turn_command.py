@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import msgspec
 import typer
 
+from lash_cli.cli.arguments import Attachments, Heartbeat, IfBusyText, Key, Prompt, Raw, SessionArgument
 from lash_cli.cli.durations import FOREVER_MS, duration_ms, heartbeat_seconds
 from lash_cli.cli.invocation import current
 from lash_cli.cli.names import require_id
@@ -103,14 +104,11 @@ class TurnPlan(msgspec.Struct, frozen=True):
 
 
 def command(
-    session: Annotated[str | None, typer.Argument(metavar="SESSION", help="Id, name, @last or @any.")] = None,
-    prompt: Annotated[str | None, typer.Argument(metavar="[PROMPT]", help="The text; - or nothing: stdin.")] = None,
-    key: Annotated[str | None, typer.Option(help="Submit once under this key; a repeat answers the same.")] = None,
+    session: SessionArgument = None,
+    prompt: Prompt = None,
+    key: Key = None,
     turn_id: Annotated[str | None, typer.Option(metavar="ID", help="The id the turn gets.")] = None,
-    attach: Annotated[
-        list[str] | None,
-        typer.Option("--attach", "-a", metavar="PATH|URL|-", help="An image, PDF or text; repeatable."),
-    ] = None,
+    attach: Attachments = None,
     edit: Annotated[bool, typer.Option("--edit", "-e", help="Write the text in an editor first.")] = False,
     schema: Annotated[
         str | None, typer.Option(metavar="FILE|-", help="Answer with JSON that fits this JSON Schema.")
@@ -123,7 +121,7 @@ def command(
     retry: Annotated[bool, typer.Option("--retry", help="Run the last turn's text again, beside its answer.")] = False,
     ephemeral: Annotated[bool, typer.Option("--ephemeral", help="Without a session; nothing is kept.")] = False,
     or_open: Annotated[bool, typer.Option("--or-open", help="Create the session if there is none.")] = False,
-    if_busy: Annotated[str | None, typer.Option(metavar="HOW", help="fail, wait, wait=DUR or enqueue.")] = None,
+    if_busy: IfBusyText = None,
     model: Annotated[str | None, typer.Option(help="The model from this turn on.")] = None,
     provider: Annotated[str | None, typer.Option(help="The provider from this turn on.")] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT|@FILE", help="System prompt from now on.")] = None,
@@ -137,10 +135,8 @@ def command(
     source: Annotated[
         str | None, typer.Option("--input", metavar="jsonl", help="With -o jsonl: a turn for each line of stdin.")
     ] = None,
-    heartbeat: Annotated[
-        str | None, typer.Option(metavar="DUR", help="With -o jsonl: a line at least so often.")
-    ] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Do not make terminal escapes harmless.")] = False,
+    heartbeat: Heartbeat = None,
+    raw: Raw = False,
 ) -> int:
     """Run one turn now and stream the answer.
 

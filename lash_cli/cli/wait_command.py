@@ -11,11 +11,11 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.documents import Document, is_lease_live, lease_document, session_status
 from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.queue_access import input_not_found, named_session
-from lash_cli.cli.queue_commands import SessionArgument
 from lash_cli.cli.reading import present_row, reading_store, run_at_once
 from lash_cli.cli.session_detail import find_turn
 from lash_cli.cli.turn_documents import outcome_document

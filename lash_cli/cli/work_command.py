@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 import msgspec
 import typer
 
+from lash_cli.cli.arguments import AnySessions, Approvals
 from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
 from lash_cli.cli.failure import error_document, told_as
@@ -60,7 +61,7 @@ class WorkPlan(msgspec.Struct, frozen=True):
 
 
 def command(
-    sessions: Annotated[list[str] | None, typer.Argument(metavar="[SESSION...]", help="Ids or names.")] = None,
+    sessions: AnySessions = None,
     every: Annotated[bool, typer.Option("--all", help="Every session, those made later too.")] = False,
     once: Annotated[bool, typer.Option("--once", help="One pass over each session, then end.")] = False,
     until_empty: Annotated[bool, typer.Option("--until-empty", help="End when nothing waits any more.")] = False,
@@ -76,7 +77,7 @@ def command(
     grace: Annotated[
         str, typer.Option(metavar="DUR", help="How long running turns may go on after SIGTERM or Ctrl-C.")
     ] = DEFAULT_GRACE,
-    approve: Annotated[list[str] | None, typer.Option(metavar="CLASS=MODE", help="As for lash turn.")] = None,
+    approve: Approvals = None,
 ) -> int:
     """Drain queues: run what waits in sessions, in order, until told to stop.
 
