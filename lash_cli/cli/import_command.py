@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import aclosing
 from typing import Annotated
 
 import msgspec
@@ -164,13 +165,10 @@ async def _check(targets: list[tuple[SessionArchive, str]]) -> list[Document]:
 
 
 async def _import(targets: list[tuple[SessionArchive, str]]) -> list[Document]:
-    store = writing_store()
-    try:
+    async with aclosing(writing_store()) as store:
         await _require_free(store, targets)
         made = await store.import_sessions(targets)
-        return [_row(meta.session_id, meta.name, "imported") for meta in made]
-    finally:
-        await store.aclose()
+    return [_row(meta.session_id, meta.name, "imported") for meta in made]
 
 
 async def _require_free(store: RuntimePersistence, targets: list[tuple[SessionArchive, str]]) -> None:

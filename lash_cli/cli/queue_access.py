@@ -8,7 +8,7 @@ by them, because nothing can wait in it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from lash_cli.cli.queue_documents import PENDING_INPUT_STATES
@@ -52,11 +52,8 @@ async def existing_store() -> AsyncIterator[RuntimePersistence | None]:
     if not has_database():
         yield None
         return
-    store = writing_store()
-    try:
+    async with aclosing(writing_store()) as store:
         yield store
-    finally:
-        await store.aclose()
 
 
 def queue_of(store: RuntimePersistence, session_id: str) -> SessionQueue:

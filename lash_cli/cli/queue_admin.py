@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Annotated
 
 import typer
@@ -161,11 +162,8 @@ async def _meta_of(reference: str | None) -> SessionMeta:
 
 
 async def _revoke(meta: SessionMeta) -> Document:
-    store = writing_store()
-    try:
+    async with aclosing(writing_store()) as store:
         # Of the session that was asked about, whatever its reference means by now.
         await present_row(store, meta.session_id)
         count = await store.cancel_session_waits(meta.session_id, SystemClock().now_ms())
-        return {"id": meta.session_id, "name": meta.name, "revoked": count}
-    finally:
-        await store.aclose()
+    return {"id": meta.session_id, "name": meta.name, "revoked": count}
