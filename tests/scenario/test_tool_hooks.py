@@ -58,7 +58,7 @@ from lash_cli.api import (
     ToolFault,
 )
 from lash_cli.core.content import PluginOrigin, ToolResultPart
-from lash_cli.core.tools import ToolCallOutput, ToolSuccess, success
+from lash_cli.core.tools import ToolCallOutput, ToolSuccess, failure, success
 from lash_cli.errors import PluginRegistrationError
 
 
@@ -248,6 +248,26 @@ async def test_a_call_that_is_completed_from_outside_is_shown_to_hooks_once_it_i
         await core.effect_host.resolve_await_event(key, ResolvedOk("from outside"))
         output = await running
     assert ([call.output for call in after.asked], outputs(output)) == ([success("from outside")], [success("seen")])
+
+
+async def test_a_call_that_is_completed_from_outside_is_not_made_again_whatever_a_hook_makes_of_it(make_core) -> None:
+    work = Work(retry=SafeRetry(5))
+    keys: asyncio.Queue[AwaitEventKey] = asyncio.Queue()
+
+    async def leaves_pending(job: Job, context: ToolContext) -> Any:
+        keys.put_nowait(await context.completion_key())
+        return PendingCompletion()
+
+    work.answer = leaves_pending
+    broken = failure(FailureClass.EXECUTION, "broken", "it broke", retry=RetryHint("safe"))
+    core = make_core(
+        ScriptedCaller([ONE, text("done")]), tools=[work.provider], tool_hooks=[After(always(ShortCircuitTool(broken)))]
+    )
+    async with await core.open_session("s1") as session:
+        running = asyncio.create_task(session.turn("go").run())
+        await core.effect_host.resolve_await_event(await keys.get(), ResolvedOk("from outside"))
+        output = await running
+    assert (outputs(output), len(work.ran)) == ([broken], 1)
 
 
 async def test_bytes_that_a_hook_attaches_are_stored_like_those_of_a_tool(make_core) -> None:

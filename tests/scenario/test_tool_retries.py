@@ -24,6 +24,7 @@ from lash_cli.core.tools import (
     failure,
     success,
 )
+from lash_cli.system import SystemClock
 
 
 class Nothing(msgspec.Struct):
@@ -93,6 +94,26 @@ async def test_the_last_failure_says_that_its_attempts_are_used_up(make_core) ->
         result = (await session.turn("go").run()).result
     assert len(work.seen) == 3
     assert result.tool_calls[0].output == broken(RetryHint("exhausted", attempts=3))
+
+
+async def test_a_call_took_as_long_as_all_of_its_attempts(make_core) -> None:
+    class Watch(SystemClock):
+        ahead_s = 0
+
+        def monotonic(self) -> float:
+            return super().monotonic() + self.ahead_s
+
+    watch = Watch()
+
+    @tool(name="work", retry=SafeRetry(3))
+    async def work(arguments: Nothing, context: ToolContext) -> ToolCallOutput:
+        watch.ahead_s += 1
+        return broken(SAFE)
+
+    core = make_core(ScriptedCaller([ASKS, text("done")]), tools=[FunctionToolProvider([work])], clock=watch)
+    async with await core.open_session("s1") as session:
+        result = (await session.turn("go").run()).result
+    assert result.tool_calls[0].duration_ms >= 3000
 
 
 async def test_each_wait_between_attempts_is_an_effect_of_its_own_and_grows_up_to_a_limit(make_core) -> None:

@@ -444,7 +444,7 @@ async def test_why_a_policy_refuses_is_told_as_far_as_it_can_be_stored(make_core
 
 
 async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_core) -> None:
-    asked = asyncio.Event()
+    asked, withdrawn = asyncio.Event(), asyncio.Event()
     ran: list[int] = []
 
     async def note(args: Number, context: object) -> int:
@@ -456,7 +456,10 @@ async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_
     class AskForever:
         async def decide(self, manifest: object, call: object) -> str | None:
             asked.set()
-            await asyncio.Event().wait()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                withdrawn.set()
             return None
 
     caller = ScriptedCaller([calls(("a", "danger", '{"value":1}')), text("never")])
@@ -466,5 +469,6 @@ async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_
     await asked.wait()
     session.cancel_running_turns()
     assert (await running).result.outcome == Stopped("cancelled")
+    assert withdrawn.is_set()
     assert ran == []
     assert is_safe_to_resume(list(session.read_view().messages))
