@@ -167,12 +167,18 @@ async def free_unseen_lane(
 
 
 async def _release(store: LaneStore, fence: LeaseFence) -> None:
-    """Give a lane back, also when the task is cancelled before the write began: releasing twice does no harm."""
+    """Give a lane back, also when the task is cancelled before the write began: releasing twice does no harm.
+
+    A store that refuses it fails nothing that was done under the lane, and hides no failure of that: it is logged, and
+    the lane runs out by itself.
+    """
     try:
         await store.release_lease(fence)
     except asyncio.CancelledError:
         await tidied(store.release_lease(fence), within_s=CLEANING_S)
         raise
+    except LashError as error:
+        _log.warning("the lane of session %s is left to its expiry: %s", fence.session_id, error)
 
 
 class LaneGuard:

@@ -12,6 +12,7 @@ from support.scripted import ScriptedCaller, text
 from lash_cli import (
     Appended,
     AppendSessionNodesRequest,
+    DirectRequest,
     LashCore,
     LashSession,
     Message,
@@ -19,10 +20,19 @@ from lash_cli import (
     SessionAppendNode,
     StaleBranch,
 )
+from lash_cli.core.commit import RuntimeCommit
 from lash_cli.core.content import PluginOrigin, Role, TextPart, ToolCallPart
 from lash_cli.core.graph import CausalRef, ConversationPayload, PluginPayload
+from lash_cli.core.lease import LeaseFence
 from lash_cli.core.observation import StateCommitted
-from lash_cli.errors import ConflictError, LashRuntimeError, SessionClosed, SessionExecutionBusy
+from lash_cli.errors import (
+    ConflictError,
+    LashRuntimeError,
+    SessionClosed,
+    SessionExecutionBusy,
+    StoreError,
+    StoreLocked,
+)
 from lash_cli.runtime.observing import Replayed
 from lash_cli.store.base import ReadScope
 
@@ -242,3 +252,47 @@ async def test_a_closed_session_and_one_without_a_store_take_nothing(make_core: 
         with pytest.raises(LashRuntimeError) as refused:
             await unstored.admin().append_messages([message("noted")])
     assert refused.value.code == "missing_session_store_factory"
+
+
+async def test_what_is_committed_is_no_failure_where_only_its_lane_cannot_be_given_back(
+    make_core: MakeCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = make_core(echo())
+    session = await core.open_session(S)
+    release = core.store.release_lease
+
+    async def locked(fence: LeaseFence) -> bool:
+        monkeypatch.setattr(core.store, "release_lease", release)
+        raise StoreLocked("stayed locked")
+
+    async def unsure(commit: RuntimeCommit, **options: object) -> None:
+        monkeypatch.undo()
+        monkeypatch.setattr(core.store, "release_lease", locked)
+        raise StoreError("the disk")
+
+    monkeypatch.setattr(core.store, "release_lease", locked)
+    assert isinstance(await session.admin().append_messages([message("one")]), Appended)
+    monkeypatch.setattr(core.store, "commit_runtime_state", unsure)
+    with pytest.raises(StoreError, match="the disk") as caught:
+        await session.admin().append_messages([message("two")])
+    assert caught.value.ambiguous, "nor is a failure told as another one"
+    await core.aclose()
+
+
+async def test_a_cost_is_booked_once_where_only_the_lane_cannot_be_given_back(
+    make_core: MakeCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = make_core(echo())
+    session = await core.open_session(S)
+    release = core.store.release_lease
+
+    async def locked(fence: LeaseFence) -> bool:
+        monkeypatch.setattr(core.store, "release_lease", release)
+        raise StoreLocked("stayed locked")
+
+    monkeypatch.setattr(core.store, "release_lease", locked)
+    await session.direct_completion(DirectRequest((message("beside"),)))
+    await session.admin().append_messages([message("one")])
+    (total,) = await core.store.usage_totals(session_id=S)
+    assert total.usage.total == 15
+    await core.aclose()
