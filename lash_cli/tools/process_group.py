@@ -3,7 +3,8 @@
 Every command runs in a session of its own, so that it and all its descendants
 can be found and killed together: the process group first, then, on Linux,
 every process of the same session, because programs such as `timeout` move
-themselves into a new group. A process that starts a session of its own escapes.
+themselves into a new group. A process that starts a session of its own escapes, and
+one that became another user is not ours to kill.
 
 When lash itself is killed nobody is left to do this, so one small `sh` guard
 per `ProcessGroups` waits on a pipe: lash tells it which sessions live, and the
