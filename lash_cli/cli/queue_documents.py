@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lash_cli.cli.documents import Document, spelled_out
+from lash_cli.core.codec import tag_of
 from lash_cli.core.content import AttachmentSource, TextItem
 from lash_cli.core.ingress import (
     HOST_PREFIX,
@@ -63,7 +64,7 @@ def _payload_preview(payload: QueuedWorkPayload) -> str:
         case AgentFrameTask(task=task):
             return f"task of a frame: {task}"
         case CommandWork(command=command):
-            return f"{command.__struct_config__.tag}: {command.reason}"
+            return f"{tag_of(command)}: {command.reason}"
 
 
 def batch_preview(batch: QueuedWorkBatch) -> str:
@@ -162,7 +163,7 @@ def outcome_item(
     return {
         "id": row.input_id if row is not None else None,
         "target": spelled_out(target),
-        "outcome": outcome.__struct_config__.tag,
+        "outcome": tag_of(outcome),
         "preview": input_preview(row) if row is not None else None,
         "input": described,
         "claim": spelled_out(claim),

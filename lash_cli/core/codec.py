@@ -23,6 +23,11 @@ class Record(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True, 
     """Base of every record: immutable, holding tuples, outside the cyclic garbage collector."""
 
 
+def tag_of(record: msgspec.Struct | type[msgspec.Struct]) -> str:
+    """What tells a record from the others of its union: the name of its kind, as stored and on the wire."""
+    return str(record.__struct_config__.tag)
+
+
 # What a `decoder` raises for bytes that are no record. `decode` raises the first of them for both.
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError)
 MAX_WRITTEN_DEPTH = 128

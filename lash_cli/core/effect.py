@@ -221,11 +221,6 @@ class EffectEnvelope(Record):
     command: EffectCommand
 
 
-def command_kind(command: EffectCommand) -> str:
-    """The stable name of a command's kind."""
-    return str(command.__struct_config__.tag)
-
-
 def turn_replay_key(turn_index: int, iteration: int, kind: str, effect_id: int) -> str:
     """`{turn_index}:{iteration}:{kind}:{effect_id}`: session and turn are in the key of the scope already."""
     return f"{turn_index}:{iteration}:{kind}:{effect_id}"

@@ -117,11 +117,6 @@ ObservationPayload = (
 )
 
 
-def payload_type(payload: ObservationPayload) -> str:
-    """The tag of a payload, as stored and on the wire."""
-    return str(payload.__struct_config__.tag)
-
-
 class SessionObservationEvent(msgspec.Struct, frozen=True, gc=False):
     """One event of a session's live log and the cursor of its place (contract 04 §1). `turn_id` is set on activities
     and on the commit of a turn. Activities of a running turn carry the revision from before the turn."""

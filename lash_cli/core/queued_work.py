@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal
 
 from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES
-from lash_cli.core.codec import Record
+from lash_cli.core.codec import Record, tag_of
 from lash_cli.core.content import ProtocolTurnOptions
 from lash_cli.errors import InvalidQueuedWorkBatch
 
@@ -264,7 +264,7 @@ def command_draft(session_id: str, command: SessionCommand, source_key: str) -> 
 
 def command_source_key(command: SessionCommand, idempotency_key: str) -> str:
     """The source key of a command under a caller's key."""
-    return f"command:{command.__struct_config__.tag}:{idempotency_key}"
+    return f"command:{tag_of(command)}:{idempotency_key}"
 
 
 def wake_draft(session_id: str, wake: ProcessWake) -> QueuedWorkBatchDraft:

@@ -20,7 +20,7 @@ from lash_cli.core.activity import (
     ToolCallCompleted,
     TurnActivity,
 )
-from lash_cli.core.codec import decode_any, encode, from_builtins
+from lash_cli.core.codec import decode_any, encode, from_builtins, tag_of
 from lash_cli.core.observation import (
     ActivityObserved,
     AgentFrameSwitched,
@@ -31,7 +31,6 @@ from lash_cli.core.observation import (
     SessionCursor,
     SessionObservationEvent,
     StateCommitted,
-    payload_type,
 )
 from lash_cli.core.remote_checks import (
     COUNTERS,
@@ -262,7 +261,7 @@ class RemoteSessionObservationEvent(_KindEnvelope, frozen=True, kw_only=True):
             session_id=event.session_id,
             revision=event.revision,
             cursor=str(event.cursor),
-            type=payload_type(event.payload),
+            type=tag_of(event.payload),
             replay_incarnation_id=event.replay_incarnation_id,
             turn_id=event.turn_id,
             fields=fields,
@@ -346,7 +345,7 @@ def _fields_of(record: msgspec.Struct) -> dict[str, Any]:
 
 def _activity_fields(activity: TurnActivity) -> tuple[str, dict[str, Any]]:
     event = activity.event
-    tag = str(event.__struct_config__.tag)
+    tag = tag_of(event)
     if tag in DIAGNOSTIC_KINDS:
         return DIAGNOSTIC_TYPE, {"kind": tag, "data": _fields_of(event)}
     match event:

@@ -13,7 +13,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from lash_cli.core.activity import TurnEvent
-from lash_cli.core.codec import from_builtins
+from lash_cli.core.codec import from_builtins, tag_of
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import InvalidEnvelope, MissingRequiredField
 
@@ -28,9 +28,7 @@ _WRITTEN_OUT: Final[Mapping[str, tuple[str, ...]]] = {
     "tool_call_completed": ("call_id", "name", "output", "duration_ms"),
     DIAGNOSTIC_TYPE: ("kind", "data"),
 }
-_RECORDS: Final[Mapping[str, type[msgspec.Struct]]] = {
-    str(record.__struct_config__.tag): record for record in get_args(TurnEvent)
-}
+_RECORDS: Final[Mapping[str, type[msgspec.Struct]]] = {tag_of(record): record for record in get_args(TurnEvent)}
 _TOOL_STATUSES: Final = ("success", "failure", "cancelled")
 
 

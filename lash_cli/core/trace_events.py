@@ -1,9 +1,8 @@
 """What a trace tells: one record per kind of event (contract 04 §9).
 
-A kind is a tagged record, its tag is the `type` of the line, and `kind()` is
-the only source of tags. New kinds and new optional fields are additive; a
-renamed, removed or re-interpreted field bumps `TRACE_SCHEMA_VERSION`. The
-payloads of `Custom` are opaque and never do. `JSON` fields hold plain JSON
+A kind is a tagged record, its tag is the `type` of the line. New kinds and
+new optional fields are additive; a renamed, removed or re-interpreted field
+bumps `TRACE_SCHEMA_VERSION`. The payloads of `Custom` are opaque and never do. `JSON` fields hold plain JSON
 types; whoever emits has them limited and redacted first (`core.trace_limits`).
 """
 
@@ -261,8 +260,3 @@ TraceEvent = (
 )
 
 EXTENDED_ONLY = (ProviderRequest, ProviderStreamEvent, RuntimeStreamEvent, EffectEnvelopeDiff)
-
-
-def kind(event: TraceEvent) -> str:
-    """The tag of an event: what stands under `type`."""
-    return str(event.__struct_config__.tag)

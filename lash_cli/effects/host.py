@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import Record, decode, decode_any, encode, from_builtins_any, to_builtins
+from lash_cli.core.codec import Record, decode, decode_any, encode, from_builtins_any, tag_of, to_builtins
 from lash_cli.core.effect import (
     AwaitEventCommand,
     CheckpointCommand,
@@ -32,7 +32,6 @@ from lash_cli.core.effect import (
     ToolHookCommand,
     ToolHookOutcome,
     ValueOutcome,
-    command_kind,
 )
 from lash_cli.core.protocols import AwaitEventResolver, CancelSignal, Clock, EffectContext, EffectExecutor
 from lash_cli.core.wait import AwaitEventKey, Resolution
@@ -69,9 +68,7 @@ def due_at_ms(envelope: EffectEnvelope, now_ms: int) -> int | None:
 def require_outcome_kind(command: EffectCommand, outcome: EffectOutcome) -> None:
     """Raise `EffectError` (`runtime_effect_wrong_outcome`) when an outcome does not answer its command."""
     if not isinstance(outcome, _OUTCOME_OF[type(command)]):
-        raise EffectError(
-            "runtime_effect_wrong_outcome", f"{command_kind(command)} was answered by {type(outcome).__name__}"
-        )
+        raise EffectError("runtime_effect_wrong_outcome", f"{tag_of(command)} was answered by {type(outcome).__name__}")
 
 
 def encode_outcome(outcome: EffectOutcome) -> bytes:

@@ -18,6 +18,7 @@ from lash_cli.core.content import (
     Message,
     PluginOrigin,
     ProsePart,
+    ReasoningPart,
     Role,
     Stored,
     TextPart,
@@ -187,9 +188,10 @@ def _said(message: Message) -> str:
                 lines.append(f"[{name} answered, {status}: {_shortened(content)}]")
             case AttachmentPart():
                 lines.append(_placeholder(part))
+            case ReasoningPart():
+                pass
             case _:
-                if part.__struct_config__.tag != "reasoning":
-                    lines.append(_shortened(part.content))
+                lines.append(_shortened(part.content))
     return "\n".join(line for line in lines if line)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from lash_cli.api.queue import SessionQueue
+from lash_cli.core.codec import tag_of
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
     HOST_PREFIX,
@@ -122,7 +123,7 @@ class Outbox:
         outcome = await self._queue.cancel_input(input_id)
         self.sync()
         self._become(drafts.pulled(self.draft, input_id, is_cancelled=isinstance(outcome, Cancelled)))
-        return str(outcome.__struct_config__.tag)
+        return tag_of(outcome)
 
     def put_into_history(self, cwd: str, limit: int) -> bool:
         """Keep what was typed and not sent where every chat finds it: no other chat of this session will come. False

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from lash_cli.api.core import LashCore
 from lash_cli.core.activity import QueuedInputAccepted, ToolCallCompleted, TurnActivity, TurnFinished, TurnStarted
-from lash_cli.core.content import Message, message_text
+from lash_cli.core.content import AttachmentItem, Message, message_text
 from lash_cli.core.frames import current_frame
 from lash_cli.core.ingress import ActiveTurn
 from lash_cli.core.observation import (
@@ -189,7 +189,7 @@ class Watch:
                     waiting.input_id,
                     isinstance(waiting.ingress, ActiveTurn) and waiting.ingress.turn_id == row.running_turn_id,
                     input_text(waiting.input),
-                    any(item.__struct_config__.tag == "attachment" for item in waiting.input.items),
+                    any(isinstance(item, AttachmentItem) for item in waiting.input.items),
                 )
                 for waiting in inputs
             )

@@ -12,7 +12,7 @@ import logging
 
 import msgspec
 
-from lash_cli.core.codec import described, storable
+from lash_cli.core.codec import described, storable, tag_of
 from lash_cli.core.commit import require_settled
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.protocols import Clock, Ids
@@ -105,7 +105,7 @@ class CommandRunner:
 
     async def _fail(self, claim: QueuedWorkClaim, command: SessionCommand, code: str, message: str) -> None:
         parked = await self._store.fail_queued_work(self._fence, claim, storable(f"{code}: {message}"))
-        kind = command.__struct_config__.tag
+        kind = tag_of(command)
         if parked:
             _log.warning("session command %s of %s is parked: %s", kind, claim.session_id, message)
         else:

@@ -21,7 +21,7 @@ from lash_cli.core.activity import (
     ToolProgress,
     TurnEvent,
 )
-from lash_cli.core.codec import canonical_hash, decode_json, sha256_hex, to_builtins
+from lash_cli.core.codec import canonical_hash, decode_json, sha256_hex, tag_of, to_builtins
 from lash_cli.core.content import Message, ProsePart
 from lash_cli.core.llm import AttemptRecord, LlmCallResult, LlmRequest, LlmResponse, NormalizedError
 from lash_cli.core.outcome import AgentFrameSwitch, Finished, Stopped, TurnOutcome
@@ -194,7 +194,7 @@ def stream_event(event: TurnEvent, sequence: int, elapsed_ms: int) -> traced.Run
             detail = {name: value for name, value in to_builtins(event).items() if name != "type"}
         case _:
             return None
-    name = str(event.__struct_config__.tag)
+    name = tag_of(event)
     return traced.RuntimeStreamEvent(traced.RuntimeStreamShown(sequence, elapsed_ms, name, text, detail))
 
 
@@ -256,7 +256,7 @@ def ended_turn(
     """The end of a turn: by its outcome, or by what it raised instead of one."""
     match outcome:
         case Finished(finish=finish):
-            return traced.TurnCompleted("completed", str(finish.__struct_config__.tag), duration_ms, tuple(errors))
+            return traced.TurnCompleted("completed", tag_of(finish), duration_ms, tuple(errors))
         case AgentFrameSwitch(frame_id=frame_id, task=task):
             switch = {"frame_id": frame_id, "task": task}
             return traced.TurnCompleted("completed", "agent_frame_switch", duration_ms, tuple(errors), switch)

@@ -21,7 +21,7 @@ import msgspec
 
 from lash_cli.core import activity as shown
 from lash_cli.core import trace_events as traced
-from lash_cli.core.codec import sha256_hex, to_builtins
+from lash_cli.core.codec import sha256_hex, tag_of, to_builtins
 from lash_cli.core.effect import EffectEnvelope, EffectOutcome, LlmCallOutcome
 from lash_cli.core.llm import LlmRequest
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
@@ -199,7 +199,7 @@ class Tracer:
             id=str(uuid.UUID(int=self._ids.bits(128), version=4)),
             timestamp=moment(self.clock.now_ms()),
             context=limiter.limited(to_builtins(stamped(event, context)), "context"),
-            type=traced.kind(event),
+            type=tag_of(event),
             payload={name: limiter.limited(value, name) for name, value in payload.items()},
             cut=limiter.cuts,
         )

@@ -19,13 +19,13 @@ from support.watching import PIECES, StreamingCaller
 
 from lash_cli.api import LashCore, ModelSpec, ObservedEvent, ObservedGap, SessionCursor, SqliteStore
 from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, TurnStarted
+from lash_cli.core.codec import tag_of
 from lash_cli.core.observation import (
     GENESIS,
     ActivityObserved,
     QueueChanged,
     SessionObservationEvent,
     StateCommitted,
-    payload_type,
 )
 from lash_cli.runtime.observing import RecoveringStream
 from lash_cli.system import SystemClock, SystemIds
@@ -215,7 +215,7 @@ async def test_a_tail_killed_forty_times_neither_skips_nor_repeats(
         async def watch() -> None:
             async for item in stream:
                 assert not isinstance(item, ObservedGap)
-                unbroken.append(f"{item.event.cursor} {payload_type(item.event.payload)}")
+                unbroken.append(f"{item.event.cursor} {tag_of(item.event.payload)}")
 
         watching = asyncio.ensure_future(watch())
         tails = await spawn("tails", database, S, ROUNDS, SEED)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from support.cli import COMMAND, environment, spawn_lash
 
-from lash_cli.core.observation import QueueChanged, SessionCursor, payload_type
+from lash_cli.core.codec import tag_of
+from lash_cli.core.observation import QueueChanged, SessionCursor
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
@@ -40,7 +41,7 @@ def test_a_stream_can_be_resumed_before_its_turn_at_its_commit_and_behind_it(las
     found = cursors(lines)
     assert set(found) == MAY_HAVE_ONE
     assert {event.turn_id for event in events_after(home, found["stream_start"])} == {"t_1"}
-    rest = [payload_type(event.payload) for event in events_after(home, found["committed"])]
+    rest = [tag_of(event.payload) for event in events_after(home, found["committed"])]
     assert rest == ["turn_activity"]
     assert events_after(home, found["turn_finished"]) == ()
 
@@ -51,7 +52,7 @@ def test_what_others_do_right_behind_a_commit_is_never_skipped(lash, home: Path)
     lash("enqueue", "s", "more")
     after = events_after(home, cursors(lines)["turn_finished"])
     assert [type(event.payload) for event in after] == [QueueChanged]
-    kinds = [payload_type(event.payload) for event in events_after(home, cursors(lines)["committed"])]
+    kinds = [tag_of(event.payload) for event in events_after(home, cursors(lines)["committed"])]
     assert kinds == ["turn_activity", "queue_changed"]
 
 
@@ -108,7 +109,7 @@ def test_a_worker_tells_the_places_of_its_turns_in_the_logs_of_their_sessions(la
         committed, finished = (line for line in told if line["session"] == session)
         assert SessionCursor.from_store_token(committed["cursor"]).session_id == session
         (end,) = events_after(home, committed["cursor"])
-        assert (payload_type(end.payload), end.turn_id) == ("turn_activity", committed["turn"])
+        assert (tag_of(end.payload), end.turn_id) == ("turn_activity", committed["turn"])
         assert events_after(home, finished["cursor"]) == ()
         resumed = lash("tail", session, "--from", committed["cursor"], "--no-follow", "-o", "jsonl").lines
         assert [line["type"] for line in resumed] == ["stream_start", "turn_finished", "stream_end"]

@@ -27,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from lash_cli.api import LashCore, ModelSpec, ObservedEvent, SessionCursor, SqliteStore
+from lash_cli.core.codec import tag_of
 from lash_cli.core.content import ProsePart
 from lash_cli.core.llm import AttemptRecord, LlmCallRecord, LlmCallResult, LlmRequest, LlmResponse, TextDelta
-from lash_cli.core.observation import QueueChanged, payload_type
+from lash_cli.core.observation import QueueChanged
 from lash_cli.core.protocols import CancelSignal, EventSink
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LiveReplayClosed
@@ -138,7 +139,7 @@ async def tail(database: str, session_id: str, cursor: str) -> None:
     stream = core.observe(session_id).subscribe_and_recover(SessionCursor.from_store_token(cursor))
     with contextlib.suppress(LiveReplayClosed):
         async for item in stream:
-            kind = payload_type(item.event.payload) if isinstance(item, ObservedEvent) else "gap"
+            kind = tag_of(item.event.payload) if isinstance(item, ObservedEvent) else "gap"
             os.write(1, f"{stream.cursor} {kind}\n".encode())
     os.write(1, b"closed\n")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lash_cli.core.codec import decode_any, encode, sha256_hex
+from lash_cli.core.codec import decode_any, encode, sha256_hex, tag_of
 from lash_cli.core.effect import (
     CanonicalEnvelope,
     CheckpointCommand,
@@ -21,7 +21,6 @@ from lash_cli.core.effect import (
     TurnScope,
     canonical,
     child_replay_key,
-    command_kind,
     divergent_paths,
     mismatch_error,
     scope_key,
@@ -103,7 +102,7 @@ def test_keys_are_functions_of_durable_identity() -> None:
     base = turn_replay_key(0, 2, "llm_call", 7)
     assert base == "0:2:llm_call:7"
     assert child_replay_key(base, "attempt:2") == "0:2:llm_call:7:attempt:2"
-    assert command_kind(SleepCommand(5)) == "sleep"
+    assert tag_of(SleepCommand(5)) == "sleep"
 
 
 def test_equal_envelopes_have_equal_bytes_and_different_ones_different_hashes() -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from lash_cli.core import trace_events as traced
+from lash_cli.core.codec import tag_of
 from lash_cli.core.trace import (
     TRACE_SCHEMA_VERSION,
     TraceContext,
@@ -65,7 +66,7 @@ def test_the_schema_version_is_pinned() -> None:
 def test_every_kind_is_tagged_by_kind_and_by_nothing_else() -> None:
     assert {type(event) for event in EVENTS.values()} == set(traced.TraceEvent.__args__)
     for tag, event in EVENTS.items():
-        assert traced.kind(event) == tag
+        assert tag_of(event) == tag
         assert msgspec.to_builtins(event)["type"] == tag
 
 

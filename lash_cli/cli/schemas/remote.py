@@ -14,6 +14,7 @@ from typing import Any, get_args
 import msgspec
 
 from lash_cli.core import activity as shown
+from lash_cli.core.codec import tag_of
 from lash_cli.core.remote import RemoteLiveReplayGap, RemoteSessionCursor
 from lash_cli.core.remote_input import RemoteTurnInput
 from lash_cli.core.remote_tools import RemoteToolGrant
@@ -126,7 +127,7 @@ def _variant(record: type[msgspec.Struct]) -> Any:
         fields,
         bases=(_Activity,),
         kw_only=True,
-        tag=str(record.__struct_config__.tag),
+        tag=tag_of(record),
         tag_field="type",
         namespace={"__doc__": record.__doc__},
     )

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from lash_cli.core.codec import tag_of
 from lash_cli.core.trace import TraceContext
 from lash_cli.core.trace_events import TraceEvent
 from lash_cli.core.trace_limits import Cut
@@ -36,7 +37,7 @@ def _variant(record: type[msgspec.Struct]) -> Any:
         fields,
         bases=(_Envelope,),
         kw_only=True,
-        tag=str(record.__struct_config__.tag),
+        tag=tag_of(record),
         tag_field="type",
         namespace={"__doc__": record.__doc__},
     )

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, ReasoningShown, TurnActivity, TurnEvent
-from lash_cli.core.codec import decoder, encode
+from lash_cli.core.codec import decoder, encode, tag_of
 from lash_cli.core.observation import (
     ActivityObserved,
     AgentFrameSwitched,
@@ -25,7 +25,6 @@ from lash_cli.core.observation import (
     ProcessChanged,
     QueueChanged,
     ResidentChanged,
-    payload_type,
 )
 from lash_cli.store.sqlite.places import LAST_POSITION, POSITION_BITS
 
@@ -83,7 +82,7 @@ def packed(events: Sequence[StoredEvent], turn_id: str | None, *, is_commit: boo
 
 def change_row(change: QueueChanged | ProcessChanged | ResidentChanged | AgentFrameSwitched) -> PackedRow:
     """The row of a change that is of no turn."""
-    return packed(((payload_type(change), change),), None)
+    return packed(((tag_of(change), change),), None)
 
 
 def activity_rows(activities: Sequence[TurnActivity]) -> list[PackedRow]:
