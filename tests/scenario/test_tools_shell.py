@@ -127,6 +127,21 @@ async def test_no_key_and_no_lash_setting_reaches_a_command(bench: Workbench, mo
     assert {"LASH_SESSION=s_1", "LASH_TURN=t_1", "LC_TIME=C"} <= set(output.split("\n"))
 
 
+def test_what_a_command_is_told_of_its_call_stands_above_what_we_have_ourselves() -> None:
+    assert child_environment({"TERM": "dumb", "HOME": "/h"}, {"TERM": "own"}) == {
+        "PATH": os.defpath,
+        "TERM": "own",
+        "HOME": "/h",
+    }
+
+
+def test_of_a_session_only_who_still_runs_is_a_member() -> None:
+    ended = subprocess.Popen(["/bin/sh", "-c", "exit"], start_new_session=True)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert session_members(ended.pid) == ()
+    ended.wait()
+
+
 def test_a_command_is_found_also_where_nothing_says_where_to_look() -> None:
     assert child_environment({}, {}) == {"PATH": os.defpath}
     assert child_environment({"PATH": "/bin"}, {"LASH_SESSION": "s"}) == {"PATH": "/bin", "LASH_SESSION": "s"}
