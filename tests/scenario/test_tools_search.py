@@ -68,6 +68,38 @@ async def test_another_name_of_a_denied_file_is_not_searched(tmp_path: Path) -> 
     await bench.provider.aclose()
 
 
+async def test_a_denied_file_that_is_written_anew_while_it_is_searched_for_is_not_searched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Workbench(tmp_path, denied=(tmp_path / "project" / "keys.toml",))
+    bench.write("keys.toml", "needle")
+    monkeypatch.setattr(FilePolicy, "denied_identities", frozenset())
+    assert value_of(await bench.call("grep", pattern="needle")) == "no matches"
+    await bench.provider.aclose()
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_loses_nothing(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    status = bench.write("file", "").stat()
+    os.mkfifo(bench.root / "pipe")
+    held = os.open(bench.root / "pipe", os.O_RDWR | os.O_NONBLOCK)
+    os.write(held, b"needle\n")
+    files = [("pipe", str(bench.root / "pipe"))]
+    request = {"pattern": "x", "files": files, "denied": [], "limit": 9, "file_bytes": 99, "line_chars": 99}
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", lambda *_, **__: status)
+        assert len(list(grep_worker.search(request))) == 1
+    assert os.read(held, 100) == b"needle\n"
+    os.close(held)
+
+
+async def test_an_ignore_file_that_may_not_be_looked_for_ignores_nothing(nobodys_bench: Workbench) -> None:
+    nobodys_bench.write(".git/config", "")
+    nobodys_bench.write("locked/sub/a", "")
+    (nobodys_bench.root / "locked").chmod(0o111)
+    assert await found(nobodys_bench, "*", path="locked/sub") == ["a"]
+    (nobodys_bench.root / "locked").chmod(0o700)
+
+
 async def test_who_waits_to_write_into_a_pipe_still_waits_when_it_was_looked_at(bench: Workbench) -> None:
     os.mkfifo(bench.root / "pipe")
     bench.write("mine", "needle")
@@ -371,8 +403,9 @@ async def test_a_byte_order_mark_is_no_character_of_the_first_line(bench: Workbe
     assert value_of(await bench.call("grep", pattern="^needle")) == "bom.txt:1: needle"
 
 
-async def test_a_bad_expression_is_a_bad_request(bench: Workbench) -> None:
-    fault = failure_of(await bench.call("grep", pattern="(open"))
+@pytest.mark.parametrize("pattern", ["(open", "a{99999999999}", "(" * 5000 + ")" * 5000])
+async def test_a_bad_expression_is_a_bad_request(bench: Workbench, pattern: str) -> None:
+    fault = failure_of(await bench.call("grep", pattern=pattern))
     assert (fault.failure_class, fault.code) == (FailureClass.INVALID_REQUEST, "bad_pattern")
 
 

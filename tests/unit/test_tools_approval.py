@@ -65,7 +65,8 @@ async def test_once_is_asked_again_and_always_is_remembered_per_tool() -> None:
     ("answer", "part"), [("no", "refused"), ("", "refused"), ("use git instead", "use git instead")]
 )
 async def test_a_refusal_carries_the_reason_given(answer: str, part: str) -> None:
-    assert part in (await StandardApproval(asker=Person(answer)).decide(manifest("write"), CALL) or "")
+    refusal = await StandardApproval(asker=Person(answer)).decide(manifest("write"), CALL) or ""
+    assert part in refusal and not refusal.endswith(": ")
 
 
 async def test_an_always_answers_the_calls_of_the_same_batch() -> None:

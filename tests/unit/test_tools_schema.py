@@ -73,6 +73,12 @@ def test_every_violation_is_listed_with_its_pointer() -> None:
     assert any(part.startswith("/: ") and "required" in part for part in parts)
 
 
+def test_references_that_lead_on_without_end_are_refused() -> None:
+    chain = {f"n{n}": {"$ref": f"#/$defs/n{n + 1}"} for n in range(MAX_SCHEMA_DEPTH + 2)}
+    with pytest.raises(SchemaRefused, match="chained deeper"):
+        check_schema({"$defs": {**chain, f"n{len(chain)}": {}}, "$ref": "#/$defs/n0"})
+
+
 def test_pointers_are_escaped() -> None:
     schema = {"type": "object", "properties": {"a/b~c": {"type": "integer"}}}
     assert refusal('{"a/b~c": "x"}', schema).startswith("/a~1b~0c: ")
