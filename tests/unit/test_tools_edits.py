@@ -268,3 +268,10 @@ def test_the_comparable_form_of_a_file_is_made_once_for_all_edits(monkeypatch: p
     changes = [Replacement(f'"line {number}"', "x") for number in range(10)]
     assert apply_edits(content.encode(), changes, "f").content == b"x\n" * 10
     assert made.count(content) == 1
+
+
+@pytest.mark.parametrize("old", ["xf", "iy", "f", "i"])
+def test_no_match_ends_or_begins_within_what_one_character_is_compared_as(old: str) -> None:
+    with pytest.raises(ToolFault) as caught:
+        apply_edits("xﬁy".encode(), [Replacement(old, "z")], "f")
+    assert caught.value.code == "edit_not_found"
