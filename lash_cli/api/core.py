@@ -5,7 +5,6 @@ It owns no session. Everything is validated when it is built, before any I/O.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -53,7 +52,7 @@ from lash_cli.errors import (
 from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.drivers import Driver, QueueDriver
-from lash_cli.runtime.ending import outlast
+from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.host import ANY_ATTACHMENT, CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
 from lash_cli.runtime.session import Dirty, ResidentSession
 from lash_cli.runtime.state import Residency, RuntimeSessionState, require_own
@@ -219,6 +218,7 @@ class LashCore(SessionHistories):
         # What was opened and is still in somebody's hands: closing the core stops its turns.
         self._opened_sessions: weakref.WeakSet[SharedSession] = weakref.WeakSet()
         self._borrowed = set()
+        self._is_closed = False
         self._owner_label = owner_label
         self._owns_resources = owns_resources
         self._driver_id = ids.token()
@@ -460,6 +460,8 @@ class LashCore(SessionHistories):
         if self.host.tracer is not None:
             self.host.tracer.session_opened(resident, meta.name if meta is not None else name)
         shared = SharedSession(resident, self.host.calling(provider), owner(), notify)
+        # What is opened while the core closes would begin turns behind those that it waits for.
+        shared.is_gone = self._is_closed
         self._opened_sessions.add(shared)
         return LashSession(
             self,
@@ -542,8 +544,12 @@ class LashCore(SessionHistories):
 
     async def aclose(self) -> None:
         """Stop driving, cancel the turns that run and wait for their commits, end what tools still run, and release the
-        providers and the store unless a host shares them. Every handle is closed afterwards. What one of them raises is
-        raised when all are closed."""
+        providers and the store unless a host shares them. Every handle is closed afterwards, and so is what is opened
+        meanwhile or later. What one of them raises is raised when all are closed, and so is the cancellation of a task
+        that is cancelled meanwhile: whoever goes on behind it, or ends the loop there, finds everything closed."""
+        await seen_through(self._close())
+
+    async def _close(self) -> None:
         async with contextlib.AsyncExitStack() as closing:
             # The last one first, and each whatever another raises: what is left open would outlive the core.
             if self._owns_resources:
@@ -563,8 +569,12 @@ class LashCore(SessionHistories):
                 closing.push_async_callback(self._driver.aclose)
 
     async def _stop_sessions(self) -> None:
-        for shared in tuple(self._opened_sessions):
-            await shared.stop("core closed")
+        self._is_closed = True
+        opened = tuple(self._opened_sessions)
+        for shared in opened:
+            shared.stop("core closed")
+        for shared in opened:
+            await shared.stopped()
 
     def _close_logs(self) -> None:
         for log in tuple(self._logs.values()):
@@ -574,12 +584,7 @@ class LashCore(SessionHistories):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        # Whoever goes on behind the block, or ends the loop there, finds everything closed.
-        closing = asyncio.ensure_future(self.aclose())
-        interruption = await outlast(closing)
-        if interruption is not None:
-            raise interruption from None if closing.cancelled() else closing.exception()
-        closing.result()
+        await self.aclose()
 
 
 #: What each collaborator has, and how one is made of what is most often given in its place.

@@ -100,12 +100,15 @@ class SharedSession:
             self._is_left_behind = False
         return self._lock
 
-    async def stop(self, reason: str) -> None:
-        """Cancel every turn, wait until all of them and every change have committed, and let the session go. What runs
-        in another loop is left to it."""
+    def stop(self, reason: str) -> None:
+        """Begin nothing any more and cancel every turn; `stopped` waits for them."""
         self.is_gone = True
         self.forget_closed_loop()
         self.cancels.cancel_all(reason=reason)
+
+    async def stopped(self) -> None:
+        """Wait until every turn and every change has committed, and let the session go. What runs in another loop is
+        left to it."""
         while self.is_locked or self.waiting:
             if self._loop is not asyncio.get_running_loop():
                 break

@@ -1,0 +1,124 @@
+"""A core that is closed is closed as a whole, whoever is stopped meanwhile and however long one of its turns takes to
+stop (contract 01 §1, §6.6)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from support.cancelling import MOST_STEPS, cancelled_at, settle
+from support.scripted import ScriptedCaller, calls, text
+
+from lash_cli.api import FunctionToolProvider, LashCore, Stopped, TurnOutput, tool
+from lash_cli.core.content import message_text
+from lash_cli.errors import SessionClosed
+
+SESSIONS = ("s1", "s2")
+LIMIT_S = 20
+
+
+class Nothing(msgspec.Struct):
+    """No arguments."""
+
+
+class FromThere(frozenset[int]):
+    """Every step from one on: a scope that is cancelled again and again until it is left, as that of anyio is."""
+
+    def __contains__(self, step: object) -> bool:
+        return isinstance(step, int) and step >= min(self)
+
+
+async def running_turns(core: LashCore, caller: ScriptedCaller, names: Sequence[str]) -> list[asyncio.Task[TurnOutput]]:
+    """A turn in each session, all of which wait for the model."""
+    caller.gate = asyncio.Event()
+    turns = []
+    for name in names:
+        session = await core.open_session(name)
+        caller.entered.clear()
+        turns.append(asyncio.create_task(session.turn("x").run()))
+        await caller.entered.wait()
+    return turns
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate() if thread.name.startswith("lash")}
+
+
+@pytest.mark.parametrize("driver", ["none", "inline"])
+@pytest.mark.parametrize("when", [frozenset, FromThere], ids=["once", "again-and-again"])
+async def test_a_core_whose_closing_is_cancelled_at_any_step_is_closed_with_its_turns_committed(
+    make_core, when: Callable[[set[int]], frozenset[int]], driver: str
+) -> None:
+    for step in range(1, MOST_STEPS):
+        caller = ScriptedCaller([text("never")], repeat=True)
+        core: LashCore = make_core(caller, queue_driver=driver)
+        turns = await running_turns(core, caller, [f"{name}.{step}" for name in SESSIONS])
+        was_reached = await cancelled_at(core.aclose(), when({step}), every_task=False)
+        if step > 1:  # before it begins nothing is closed
+            assert all(turn.done() for turn in turns), step
+            assert not threads(), step
+        await core.aclose()
+        for turn in turns:
+            result = (await turn).result
+            assert result.cancellation is not None and result.cancellation.reason == "core closed", step
+        await settle()
+        if not was_reached:
+            return
+    raise AssertionError(f"more than {MOST_STEPS} steps")
+
+
+async def test_all_turns_of_a_core_are_stopped_together_and_none_behind_the_commit_of_another(make_core) -> None:
+    caller = ScriptedCaller([text("never")], repeat=True)
+    core: LashCore = make_core(caller)
+    turns = await running_turns(core, caller, SESSIONS)
+    all_commit = asyncio.Barrier(len(turns))
+    commit = core.store.commit_runtime_state
+
+    async def commit_beside_the_others(*arguments: Any, **options: Any) -> Any:
+        async with all_commit:
+            return await commit(*arguments, **options)
+
+    core.store.commit_runtime_state = commit_beside_the_others  # type: ignore[method-assign]
+    async with asyncio.timeout(LIMIT_S):
+        await core.aclose()
+    for turn in turns:
+        outcome = (await turn).result.outcome
+        assert isinstance(outcome, Stopped) and outcome.reason == "cancelled"
+
+
+async def test_a_tool_that_closes_its_core_ends_its_turn_as_cancelled(make_core) -> None:
+    @tool(name="leave")
+    async def leave(args: Nothing, context: object) -> str:
+        """Closes what it runs in."""
+        await core.aclose()
+        return "never"
+
+    core: LashCore = make_core(ScriptedCaller([calls(("c1", "leave", "{}"))]), tools=[FunctionToolProvider([leave])])
+    session = await core.open_session("s1")
+    output = await asyncio.wait_for(session.turn("x").run(), LIMIT_S)
+    assert isinstance(output.result.outcome, Stopped) and output.result.outcome.reason == "cancelled"
+    await asyncio.wait_for(core.aclose(), LIMIT_S)
+    other = await make_core(ScriptedCaller([text("here")])).open_session("s1")
+    assert (await other.turn("after").run()).result.assistant_message() == "here"
+    assert [message_text(message) for message in other.read_view().messages][-2:] == ["after", "here"]
+
+
+async def test_a_session_that_is_opened_while_its_core_closes_begins_nothing_more(make_core) -> None:
+    caller = ScriptedCaller([text("never")], repeat=True)
+    core: LashCore = make_core(caller)
+    (turn,) = await running_turns(core, caller, ["s1"])
+    commit, late = core.store.commit_runtime_state, []
+
+    async def commit_behind_another_opening(*arguments: Any, **options: Any) -> Any:
+        late.append(await core.open_session("s2"))
+        return await commit(*arguments, **options)
+
+    core.store.commit_runtime_state = commit_behind_another_opening  # type: ignore[method-assign]
+    await core.aclose()
+    assert (await turn).result.cancellation is not None
+    with pytest.raises(SessionClosed):
+        late[0].turn("y")
