@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -50,6 +51,8 @@ def nobodys_bench() -> Iterator[Workbench]:
         if os.geteuid() != 0:
             yield bench
             return
+        # Threads are used by tools, and are imported by their first use; Python may be out of reach of that user.
+        importlib.import_module("concurrent.futures.thread")
         os.chown(bench.root, NOBODY, NOBODY)
         try:
             os.seteuid(NOBODY)  # of every thread
