@@ -22,7 +22,8 @@ NEW_FILE_MODE = 0o666
 NEW_DIRECTORY_MODE = 0o777
 
 # Others tell of the content that was, such as a capability or a signature, or are the file system's own.
-_KEPT_ATTRIBUTES = ("user.", "system.posix_acl_access", "security.selinux")
+_OF_SINGLE_USERS = "system.posix_acl_access"
+_KEPT_ATTRIBUTES = ("user.", _OF_SINGLE_USERS, "security.selinux")
 _OF_WHAT_IS_MADE = "system.posix_acl_default"
 
 
@@ -65,8 +66,9 @@ def give_kept(descriptor: int, kept: Rights) -> None:
         if not _is_given_to(descriptor, -1, kept.status.st_gid):
             mode &= ~stat.S_IRWXG | (mode & stat.S_IRWXO) << 3  # the group is another one now: to it all are others
     given = _attributes(descriptor)  # by its directory
-    for name in given.keys() - kept.attributes.keys():
-        os.removexattr(descriptor, name)
+    # Where there are labels every file has one, and nobody may remove it.
+    if _OF_SINGLE_USERS in given and _OF_SINGLE_USERS not in kept.attributes:
+        os.removexattr(descriptor, _OF_SINGLE_USERS)
     for name, value in kept.attributes.items():
         if given.get(name) != value:
             with contextlib.suppress(PermissionError):  # a label that the system's rules leave to nobody

@@ -101,6 +101,22 @@ async def test_a_file_that_may_be_written_and_not_read_is_replaced(nobodys_bench
     assert path.read_text() == "new"
 
 
+async def test_a_label_of_the_system_stays_on_a_file_that_takes_the_place_of_one_that_is_not_read(
+    nobodys_bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    path = nobodys_bench.write("file", "old")
+    path.chmod(0o200)
+    monkeypatch.setattr(os, "listxattr", lambda _: ["security.selinux"], raising=False)
+    monkeypatch.setattr(os, "getxattr", lambda *_: b"label", raising=False)
+    monkeypatch.setattr(os, "removexattr", refuse, raising=False)
+    value_of(await nobodys_bench.call("write", path="file", content="new"))
+    path.chmod(0o600)
+    assert path.read_text() == "new"
+
+
 async def test_nobody_reads_a_private_file_while_it_is_replaced(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
