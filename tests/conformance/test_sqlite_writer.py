@@ -458,6 +458,22 @@ async def test_who_opens_the_log_after_a_sync_was_refused_doubts_it_too(
             await opened.aclose()
 
 
+async def test_the_log_of_a_database_that_is_executable_itself_is_in_no_doubt_for_that(
+    database_path: Path, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As every file is on FAT, and one that was copied from there; a log gets the mode of its database."""
+    monkeypatch.setattr(log, "PATIENT_CHECKPOINT", "PRAGMA busy_timeout = 10")
+    await Database.open(database_path, clock=clock).aclose()
+    os.chmod(database_path, 0o700)
+    with contextlib.closing(connect(database_path, (), read_only=True)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM deleted_sessions").fetchone()
+        database = Database.open(database_path, clock=clock)
+        await database.write(insert("beside who reads"), durable=True)
+        assert not names_without_log(database_path, tmp_path / "cut.db")
+    await database.aclose()
+
+
 async def test_a_checkpoint_that_cannot_sync_puts_the_log_in_doubt(
     database_path: Path, tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,16 +104,22 @@ class Log:
 
     def _opened(self) -> FileIO:
         try:
-            self._file = FileIO(self._path, "r+")
+            file = FileIO(self._path, "r+")
+            # The system tells a failure to who had the log open, and once at most to who opens it then.
+            if os.fstat(file.fileno()).st_mode & _MARK_OF_DOUBT and not self._is_unmarkable():
+                self._is_in_doubt = True
+            self._file = file
         except PermissionError as error:
             raise StoreReadOnly(f"{self._path} cannot be written: {error.strerror}") from error
         except OSError as error:
             unopened = StoreError(f"{self._path} cannot be opened: {error.strerror}")
             raise TooManyOpenFiles.behind(error) or unopened from error
-        # It tells a failure to who had the log open, and once at most to who opens it then.
-        if os.fstat(self._file.fileno()).st_mode & _MARK_OF_DOUBT:
-            self._is_in_doubt = True
-        return self._file
+        return file
+
+    def _is_unmarkable(self) -> bool:
+        """Whether the database has the bit of the mark itself, as every file has on FAT: a log gets its mode from it,
+        and would be doubted by everybody who opens it."""
+        return bool(os.stat(self._database).st_mode & _MARK_OF_DOUBT)
 
     def sync(self, connection: sqlite3.Connection) -> None:
         """Make everything committed so far survive a power cut; raises `StoreError` when the disk refuses, and what
@@ -137,7 +143,8 @@ class Log:
 
     def _mark(self, *, is_in_doubt: bool) -> None:
         """Tell who opens the log later. Where its mode cannot be changed, because it is of somebody else, only who had
-        it open knows of the doubt, and whoever opens it once it was marked empties it once more."""
+        it open knows of the doubt, and whoever opens it once it was marked empties it once more. Where the mark means
+        nothing (`_is_unmarkable`), only who had it open knows."""
         with contextlib.suppress(OSError):
             mode = stat.S_IMODE(os.stat(self._path).st_mode)
             os.chmod(self._path, mode | _MARK_OF_DOUBT if is_in_doubt else mode & ~_MARK_OF_DOUBT)
