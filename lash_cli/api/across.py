@@ -261,7 +261,7 @@ class AcrossProcesses:
 
     async def _borrowed_is_given_back(self) -> None:
         loop = asyncio.get_running_loop()
-        while here := [given_back for given_back in self._borrowed if given_back.get_loop() is loop]:
+        while here := [given_back for given_back in tuple(self._borrowed) if given_back.get_loop() is loop]:
             await asyncio.wait(here)
 
     async def _free_dead_lane(self, session_id: str) -> None:

@@ -667,7 +667,8 @@ class RuntimePersistence(
 
     async def change_mark(self) -> int:
         """A number that stays the same until anybody, in whatever process, commits; cheaper than any query. Raises
-        `StoreUnusable` (`store_replaced`) where nobody would be heard of any more."""
+        `StoreUnusable` (`store_replaced`) where nobody would be heard of any more, and `StoreReadOnly` where that may
+        not be looked at."""
         ...
 
     async def aclose(self) -> None:
