@@ -254,23 +254,29 @@ async def test_a_closed_session_and_one_without_a_store_take_nothing(make_core: 
     assert refused.value.code == "missing_session_store_factory"
 
 
-async def test_what_is_committed_is_no_failure_where_only_its_lane_cannot_be_given_back(
-    make_core: MakeCore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    core = make_core(echo())
-    session = await core.open_session(S)
+def refuse_next_release(core: LashCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next lane of `core` cannot be given back."""
     release = core.store.release_lease
 
     async def locked(fence: LeaseFence) -> bool:
         monkeypatch.setattr(core.store, "release_lease", release)
         raise StoreLocked("stayed locked")
 
+    monkeypatch.setattr(core.store, "release_lease", locked)
+
+
+async def test_what_is_committed_is_no_failure_where_only_its_lane_cannot_be_given_back(
+    make_core: MakeCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = make_core(echo())
+    session = await core.open_session(S)
+
     async def unsure(commit: RuntimeCommit, **options: object) -> None:
         monkeypatch.undo()
-        monkeypatch.setattr(core.store, "release_lease", locked)
+        refuse_next_release(core, monkeypatch)
         raise StoreError("the disk")
 
-    monkeypatch.setattr(core.store, "release_lease", locked)
+    refuse_next_release(core, monkeypatch)
     assert isinstance(await session.admin().append_messages([message("one")]), Appended)
     monkeypatch.setattr(core.store, "commit_runtime_state", unsure)
     with pytest.raises(StoreError, match="the disk") as caught:
@@ -284,13 +290,7 @@ async def test_a_cost_is_booked_once_where_only_the_lane_cannot_be_given_back(
 ) -> None:
     core = make_core(echo())
     session = await core.open_session(S)
-    release = core.store.release_lease
-
-    async def locked(fence: LeaseFence) -> bool:
-        monkeypatch.setattr(core.store, "release_lease", release)
-        raise StoreLocked("stayed locked")
-
-    monkeypatch.setattr(core.store, "release_lease", locked)
+    refuse_next_release(core, monkeypatch)
     await session.direct_completion(DirectRequest((message("beside"),)))
     await session.admin().append_messages([message("one")])
     (total,) = await core.store.usage_totals(session_id=S)
