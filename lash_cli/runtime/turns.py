@@ -223,7 +223,9 @@ class DurableTurn(TurnDriver):
         gates.enter(address, self.token)
         try:
             with self.token.telling(cancel.record):
-                if granted.redrive or self.request.turn_id is not None or self.request.drain is not None:
+                # Whose id was drawn just now is known to nobody; any other turn may have been asked to stop.
+                is_known = self.request.turn_id is not None or self.request.drain is not None
+                if granted.redrive or is_known or granted.work is not None:
                     with in_named(self.session.phase_probe, START_GATE):
                         await gates.look(address, self.token)
                 return await self._drive_turn(granted, turn)

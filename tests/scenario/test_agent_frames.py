@@ -20,6 +20,7 @@ from lash_cli.api import (
     ToolContext,
     tool,
 )
+from lash_cli.core.activity import TurnActivity, TurnStarted
 from lash_cli.core.frames import FrameStatus, current_frame
 from lash_cli.core.observation import ActivityObserved, AgentFrameSwitched, QueueChanged, StateCommitted
 from lash_cli.core.policy import ModelLimits, SessionPolicy
@@ -229,6 +230,20 @@ async def test_a_cancel_in_mid_chain_settles_the_handoff(make_core) -> None:
     assert await session.queued_work() == ()
     assert await core.store.unfinished_turns(S) == ()
     assert said(session.read_view().messages) == ["finish it"]
+
+
+async def test_a_turn_that_follows_and_was_asked_to_stop_before_it_begins_asks_no_model(make_core) -> None:
+    caller = ScriptedCaller([switch("f2", "finish it"), text("never")])
+    core = make_core(caller, tools=[Switching()])
+    session = await core.open_session(S)
+
+    async def stop_the_next_one(activity: TurnActivity) -> None:
+        if isinstance(activity.event, TurnStarted) and ":agent-frame:" not in activity.turn_id:
+            await core.request_turn_cancel(S, turn_id=f"{activity.turn_id}:agent-frame:1", request_id="r1")
+
+    output = await session.turn("begin").stream_to(stop_the_next_one)
+    assert output.result.cancellation.request_id == "r1"
+    assert len(caller.requests) == 1
 
 
 async def test_a_task_cancelled_between_two_turns_ends_the_chain(make_core, tmp_path) -> None:
