@@ -58,7 +58,7 @@ class LaneEntry:
         on_lost: Callable[[], object],
         cancel: CancelSignal,
     ) -> None:
-        """`cancel` ends a wait for another holder of the lane."""
+        """`host` has the provider that the request was given. `cancel` ends a wait for another holder of the lane."""
         self._host = host
         self._store = store
         self._session = session
@@ -150,13 +150,17 @@ class LaneEntry:
                 return outcome
 
     async def _catch_up(self, head: HeadPosition, guard: LaneGuard) -> None:
-        """Load the head that another process made. Raises `HeadRevisionConflict` when there is none to load."""
-        if self._session.replaces_graph:
+        """Load the head that another process made. Raises `HeadRevisionConflict` when there is none to load, and what
+        resolving the provider raises that it names: before a turn is begun that could not be driven."""
+        session, request = self._session, self._request
+        if session.replaces_graph:
             await self._start_over(guard)
             return
-        await self._session.refresh()
-        if self._session.is_behind(head):
-            raise HeadRevisionConflict(self._session.head_revision, head.head_revision)
+        await session.refresh()
+        if session.is_behind(head):
+            raise HeadRevisionConflict(session.head_revision, head.head_revision)
+        if request.input is not None or request.drain is not None:
+            self._host.providers.resolve(session.policy.provider_id)
 
     async def _start_over(self, guard: LaneGuard) -> None:
         """Replace what is stored by what the handle was opened with, so that the turn begins on a head that whoever

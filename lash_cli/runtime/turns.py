@@ -109,7 +109,9 @@ class DurableTurn(TurnDriver):
         self._shared_host = host
         # Knows the token and not this object: in a circle with its lane a turn, and all it has shown, would outlive its
         # end until the garbage collector comes by.
-        self._entry = LaneEntry(host, store, session, owner, request, lambda: token.trip(CancelCause.LEASE_LOST), token)
+        self._entry = LaneEntry(
+            self.host, store, session, owner, request, lambda: token.trip(CancelCause.LEASE_LOST), token
+        )
         self._redriven: list[TurnResult] = []
         self._has_waiting = False
 
@@ -118,7 +120,14 @@ class DurableTurn(TurnDriver):
         request, session = self.request, self.session
         try:
             if request.input is not None or request.drain is not None:
-                self.host.providers.resolve(session.policy.provider_id)
+                try:
+                    self.host.providers.resolve(session.policy.provider_id)
+                except LashError:
+                    # The session may have been given another one since it was looked at.
+                    if not session.is_behind(await self.store.head_position(session.session_id)):
+                        raise
+                    await session.refresh()
+                    self.host.providers.resolve(session.policy.provider_id)
             if request.input is not None and has_bytes(request.input):
                 self._entry.hand_in(await self._with_stored_bytes(request.input))
             before: tuple[TurnResult, ...] = ()

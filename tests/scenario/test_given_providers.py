@@ -10,6 +10,7 @@ from support.tools import NamedTools
 
 from lash_cli.api import DirectRequest, LashCore, ModelSpec, ProviderStatus, SessionConfigPatch, TurnInput
 from lash_cli.core.content import user_message
+from lash_cli.errors import ProviderMismatch
 
 
 @pytest.mark.parametrize("has_store", [True, False])
@@ -79,3 +80,34 @@ async def test_a_session_says_whether_its_provider_can_be_found(make_core) -> No
     status = session.provider_status()
     assert (status.provider_id, status.code, status.is_usable) == ("else", "llm_provider", False)
     assert "'else'" in status.message
+
+
+@pytest.mark.parametrize("is_queued", [False, True])
+async def test_a_provider_that_somebody_chose_meanwhile_is_found_missing_before_a_turn_begins(
+    make_core, is_queued: bool
+) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("two")]))
+    session = await core.open_session(S)
+    await session.turn("one").run()
+    if is_queued:
+        await session.enqueue("two")
+    other = await make_core(ScriptedCaller([])).open_session(S)
+    await other.configure(SessionConfigPatch(provider_id="else"))
+    with pytest.raises(ProviderMismatch):
+        await (session.queued_turn() if is_queued else session.turn("two")).run()
+    assert await core.store.unfinished_turns(S) == ()
+    assert len(await session.pending_turn_inputs()) == is_queued
+    assert (await core.store.session_row(S)).lease.token is None
+    given = ScriptedCaller([text("given")])
+    assert (await session.turn("two").provider(given).run()).result.assistant_message() == "given"
+
+
+async def test_a_provider_that_somebody_chose_again_meanwhile_is_used(make_core) -> None:
+    session = await make_core(ScriptedCaller([text("one"), text("two")])).open_session(S)
+    await session.turn("one").run()
+    other = await make_core(ScriptedCaller([])).open_session(S)
+    await other.configure(SessionConfigPatch(provider_id="else"))
+    await session.refresh()
+    assert not session.provider_status().is_usable
+    await other.configure(SessionConfigPatch(provider_id="scripted"))
+    assert (await session.turn("two").run()).result.assistant_message() == "two"
