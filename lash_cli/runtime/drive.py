@@ -101,7 +101,8 @@ _WITHOUT_OUTPUT: Final = StandardProtocol()
 
 
 class Drive(msgspec.Struct, frozen=True):
-    """One physical drive of one turn: everything about it that does not change while it runs, and what it took."""
+    """One physical drive of one turn: everything about it that does not change while it runs, and what it took.
+    Without a `caller` it is to stop before it asks one."""
 
     turn_id: str
     turn_index: int
@@ -112,7 +113,7 @@ class Drive(msgspec.Struct, frozen=True):
     claims: TurnClaims
     chain: FrameChain
     effects: ScopedEffects
-    caller: ModelCaller
+    caller: ModelCaller | None
     is_redrive: bool
     started_at_ms: int
     started_monotonic: float
@@ -189,7 +190,8 @@ class TurnDriver(ABC):
         refuses, and `NotFoundError` for one that the session has not: in the transcript it would stop every later turn
         too."""
         self.host.attachments.check(source)
-        refusal = refusal_of(drive.caller, source, is_strict=self.host.is_strict)
+        caller = drive.caller
+        refusal = None if caller is None else refusal_of(caller, source, is_strict=self.host.is_strict)
         if refusal is not None:
             raise UsageError(refusal, code=UNSUPPORTED_ATTACHMENT)
         store = self.host.store
@@ -364,6 +366,7 @@ class TurnDriver(ABC):
         envelope = EffectEnvelope(EffectInvocation(drive.effects.scope, str(effect.effect_id), key), call.command)
 
         async def run(context: EffectContext) -> EffectOutcome:
+            assert drive.caller is not None, "a machine that was stopped before it began calls no model"
             result = await asked(
                 drive.caller, call.request, sink=call.sink, cancel=self.token, is_strict=self.host.is_strict
             )

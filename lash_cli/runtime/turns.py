@@ -28,6 +28,7 @@ from lash_cli.core.machine_assembly import assemble_outcome
 from lash_cli.core.machine_records import CheckpointDelivery, CheckpointEffect, DoneEffect
 from lash_cli.core.outcome import Stopped, TurnCancellationEvidence, TurnIssue, TurnResult
 from lash_cli.core.policy import SessionPolicy
+from lash_cli.core.protocols import ModelCaller
 from lash_cli.errors import (
     LashError,
     LashRuntimeError,
@@ -287,7 +288,7 @@ class DurableTurn(TurnDriver):
             claims=TurnClaims(granted.claim, granted.work),
             chain=chain_of(turn.turn_id, granted.work),
             effects=effects,
-            caller=self.host.providers.resolve(policy.provider_id),
+            caller=self._caller(policy),
             is_redrive=granted.redrive,
             started_at_ms=turn.started_at_ms,
             started_monotonic=self.host.clock.monotonic(),
@@ -314,6 +315,15 @@ class DurableTurn(TurnDriver):
             raise
         finally:
             previews.flush()
+
+    def _caller(self, policy: SessionPolicy) -> ModelCaller | None:
+        """Who is asked. A turn that is to stop asks nobody, and ends although its provider is gone."""
+        try:
+            return self.host.providers.resolve(policy.provider_id)
+        except LashError:
+            if not self.token.is_cancellation:
+                raise
+            return None
 
     async def _make_room(self, guard: LaneGuard) -> None:
         """Compact the context first: there is hardly room for another turn."""

@@ -111,3 +111,22 @@ async def test_a_provider_that_somebody_chose_again_meanwhile_is_used(make_core)
     assert not session.provider_status().is_usable
     await other.configure(SessionConfigPatch(provider_id="scripted"))
     assert (await session.turn("two").run()).result.assistant_message() == "two"
+
+
+@pytest.mark.parametrize("is_chosen", [False, True], ids=["recorded", "another chosen since"])
+async def test_a_crashed_turn_whose_provider_is_gone_can_still_be_cancelled(make_core, is_chosen: bool) -> None:
+    gone = make_core(ScriptedCaller([text("lost")]), crash_point=CrashPoints("before:commit"))
+    with pytest.raises(Crash):
+        await (await gone.open_session(S)).turn("one", turn_id="t1").run()
+    core = make_core(ScriptedCaller([text("two")], provider_id="else"))
+    session = await core.open_session(S)
+    if is_chosen:
+        await session.configure(SessionConfigPatch(provider_id="else"))
+    with pytest.raises(ProviderMismatch):
+        await session.redrive().run()
+    await core.request_turn_cancel(S, turn_id="t1", request_id="r1")
+    output = await session.redrive().run()
+    assert (output.result.turn_id, output.result.cancellation.request_id) == ("t1", "r1")
+    await session.configure(SessionConfigPatch(provider_id="else"))
+    assert (await session.turn("two").run()).result.assistant_message() == "two"
+    assert said(session.read_view().messages) == ["one", "two", "two"]
