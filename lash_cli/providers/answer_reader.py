@@ -58,6 +58,7 @@ class AnswerReader:
         self._tolerates_eof = termination == "tolerate_eof"
         self._sink = sink
         self._assembler = wire.assembler(request, None)
+        self._decoder = SseDecoder()
         self._has_event = False
         self._is_done = False
         self._unframed = bytearray()
@@ -80,42 +81,42 @@ class AnswerReader:
         self.position = "response_observed"
         headers = response.headers
         self._assembler = self._wire.assembler(self._request, request_id_of(headers))
-        decoder = SseDecoder()
         try:
             async for chunk in response.body:
-                await self._take_chunk(chunk, decoder)
+                await self._take_chunk(chunk)
                 if self._is_done:
                     await _drain(response.body)
                     break
         except LlmTransportError as error:
-            if error.kind not in ("transport", "timeout"):
+            if error.partial is not None:
                 raise
-            await self._take_tail(decoder)
+            if error.kind != "stream":  # what is too large has no end that could be read
+                await self.take_tail()
             if not self.is_proved:
                 error.partial = self.partial()
                 error.protocol_position = self.position
                 raise
         else:
-            await self._take_tail(decoder)
+            await self.take_tail()
         if not self._has_event:
             await self._take_whole(headers)
         return self.conclude()
 
-    async def _take_tail(self, decoder: SseDecoder) -> None:
-        """The event left open at the end; when it was cut in the middle, the missing proof says it better."""
+    async def take_tail(self) -> None:
+        """Take the event left open at the end; when it was cut in the middle, the missing proof says it better."""
         try:
-            await self._take_events(decoder.flush())
+            await self._take_events(self._decoder.flush())
         except LlmTransportError as error:
             if error.code != "invalid_sse_json":
                 raise
 
-    async def _take_chunk(self, chunk: bytes, decoder: SseDecoder) -> None:
+    async def _take_chunk(self, chunk: bytes) -> None:
         self._size += len(chunk)
         if self._size > MAX_ANSWER_BYTES:
-            raise self._too_large()
+            raise _too_large()
         if not self._has_event and len(self._unframed) < MAX_WHOLE_ANSWER_BYTES:
             self._unframed += chunk
-        await self._take_events(decoder.feed(chunk))
+        await self._take_events(self._decoder.feed(chunk))
 
     async def _take_events(self, events: list[str]) -> None:
         for data in events:
@@ -217,16 +218,6 @@ class AnswerReader:
         text = last.decode("utf-8", errors="replace") if isinstance(last, bytes) else last
         return f"; the last it said was {described_body(text, self._wire.secrets)}"
 
-    def _too_large(self) -> LlmTransportError:
-        """Not to be asked for again: it would only come to the same once more."""
-        return LlmTransportError(
-            f"the answer went on for more than {MAX_ANSWER_BYTES} bytes",
-            kind="stream",
-            code="answer_too_large",
-            protocol_position=self.position,
-            partial=self.partial(),
-        )
-
     def _stream_error(self, code: str, message: str) -> LlmTransportError:
         return LlmTransportError(
             message,
@@ -236,6 +227,13 @@ class AnswerReader:
             protocol_position=self.position,
             partial=self.partial(),
         )
+
+
+def _too_large() -> LlmTransportError:
+    """Not to be asked for again: it would only come to the same once more."""
+    return LlmTransportError(
+        f"the answer went on for more than {MAX_ANSWER_BYTES} bytes", kind="stream", code="answer_too_large"
+    )
 
 
 class _CutCharacters:

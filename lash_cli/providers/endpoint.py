@@ -111,6 +111,7 @@ class HttpProvider:
         except TimeoutError as error:
             if not limit.expired():
                 raise
+            await reader.take_tail()
             if reader.is_proved:
                 return reader.conclude()
             raise LlmTransportError(

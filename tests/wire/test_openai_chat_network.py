@@ -164,6 +164,43 @@ async def test_a_reset_after_the_proof_is_an_answer() -> None:
     assert len(result.record.attempts) == 1
 
 
+@pytest.mark.parametrize("limit", ["chunk_timeout_seconds", "request_timeout_seconds"])
+async def test_a_proof_without_its_blank_line_counts_when_the_time_is_up(
+    limit: str, pass_time: Callable[[], None]
+) -> None:
+    # Contract 06 §9.5: a trailing event is flushed at a time-out, whichever runs out first.
+    reply = text_reply("done")
+    proof_end = reply.body.index(b"\n\n", reply.body.index(b'"stop"'))
+    silent = Reply((reply.body[:proof_end],), ending="hang")
+    async with ChatServer([silent]) as server, Client(server.base_url, **{limit: LIMIT_S}) as client:
+        calling = asyncio.create_task(client.call())
+        await client.heard.wait()
+        await settle()
+        pass_time()
+        result = await calling
+    assert result.response.full_text == "done"
+    assert len(result.record.attempts) == 1
+
+
+NEVER_ENDING_EVENT = (b"data: ", *(b"x" * (1 << 20) for _ in range(9)))
+
+
+async def test_a_call_that_had_begun_before_an_event_without_an_end_is_not_asked_for_again() -> None:
+    # Contract 06 §3.2, §5: what had come of an answer is evidence, also where nothing of it was shown.
+    begun = tool_calls_reply([("ls", {"p": "x"})]).chunks[:3]
+    result, _, server = await run(Reply(begun + NEVER_ENDING_EVENT), text_reply("never"))
+    assert result.error.code == "unsafe_retry_after_output_started"
+    assert len(server.requests) == 1
+    (attempt,) = result.record.attempts
+    assert attempt.protocol_position == "output_started"
+    assert (attempt.evidence.served_model, attempt.evidence.provider_response_id) == ("served-model", "chatcmpl-1")
+
+
+async def test_an_event_without_an_end_behind_the_proof_takes_nothing_back() -> None:
+    result, _, _ = await run(Reply(text_reply("done").chunks[:-2] + NEVER_ENDING_EVENT))
+    assert result.response.full_text == "done"
+
+
 @pytest.mark.parametrize(
     ("reply", "options", "code"),
     [
