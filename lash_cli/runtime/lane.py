@@ -55,8 +55,9 @@ RENEW_RETRY_S = 0.5
 # How long a cancelled task cleans up behind itself; where the store is locked for longer the lease runs out instead.
 CLEANING_S = 1.0
 
-# By session and holder, the event loop of this process in which a lane is held or asked for, until it is given back.
-_LOOPS: dict[tuple[str, str, str], weakref.ref[asyncio.AbstractEventLoop]] = {}
+# By session and holder, the event loop of this process in which a lane is held or asked for, until it is given back;
+# None while the store has not yet taken back what nobody needs any more.
+_LOOPS: dict[tuple[str, str, str], weakref.ref[asyncio.AbstractEventLoop] | None] = {}
 if hasattr(os, "register_at_fork"):
     # What becomes of the loops of the parent is not seen in the child.
     os.register_at_fork(after_in_child=_LOOPS.clear)
@@ -70,19 +71,23 @@ def _asks_here(session_id: str, owner: LeaseOwnerIdentity) -> None:
 
 def holds_no_more(session_id: str, owner: LeaseOwnerIdentity) -> None:
     """Forget in which event loop `owner` asked for a lane that was given back or not granted; where the loop was closed
-    over it nobody gave it back."""
+    over it, or the store refused to take it back, nobody gave it back."""
     if not _is_left_behind(session_id, owner):
-        _forget(session_id, owner)
+        _forget(session_id, owner.owner_id, owner.incarnation_id)
 
 
-def _forget(session_id: str, owner: LeaseOwnerIdentity) -> None:
-    _LOOPS.pop((session_id, owner.owner_id, owner.incarnation_id), None)
+def _forget(session_id: str, owner_id: str, incarnation_id: str) -> None:
+    _LOOPS.pop((session_id, owner_id, incarnation_id), None)
 
 
 def _is_left_behind(session_id: str, owner: LeaseOwnerIdentity) -> bool:
-    """Whether `owner` holds or asked for a lane in an event loop of this process that is closed."""
-    loop_of = _LOOPS.get((session_id, owner.owner_id, owner.incarnation_id))
-    return loop_of is not None and ((loop := loop_of()) is None or loop.is_closed())
+    """Whether `owner` needs a lane no more that it could not give back, or holds or asked for one in an event loop of
+    this process that is closed."""
+    key = (session_id, owner.owner_id, owner.incarnation_id)
+    if key not in _LOOPS:
+        return False
+    loop_of = _LOOPS[key]
+    return loop_of is None or (loop := loop_of()) is None or loop.is_closed()
 
 
 def lane_lost(session_id: str) -> SessionExecutionLeaseExpired:
@@ -92,7 +97,7 @@ def lane_lost(session_id: str) -> SessionExecutionLeaseExpired:
 
 def is_provably_dead(session_id: str, owner: LeaseOwnerIdentity) -> bool:
     """Whether nothing of the holder of a session's lane goes on any more: it is a process of this host and boot that
-    runs no more, or one of this process whose event loop is closed."""
+    runs no more, or one of this process that is done with it or whose event loop is closed."""
     if isinstance(owner.liveness, LocalProcess) and is_definitely_dead(owner.liveness):
         return True
     return _is_left_behind(session_id, owner)
@@ -134,7 +139,7 @@ async def take_lane(
             raise
         if not isinstance(outcome, LaneBusy):
             if dead is not None and isinstance(outcome, LaneGranted) and outcome.lease is not None:
-                _forget(request.session_id, dead)
+                _forget(request.session_id, dead.owner_id, dead.incarnation_id)
             return outcome
         is_new_holder = request.dead_holder_fencing_token != outcome.fencing_token
         if is_new_holder and is_provably_dead(request.session_id, outcome.holder):
@@ -155,27 +160,36 @@ async def free_unseen_lane(
     """Give back a lane that `owner` may have been granted without being told, because its task was cancelled.
 
     Writes keep their order, so the claim that was under way is decided by now, and an owner that asks again is told
-    the same lease. What the store refuses here it would refuse anybody; the expiry frees the lane then.
+    the same lease. What the store refuses here it would refuse anybody; others of this process take the lane over then,
+    and for the rest the expiry frees it.
     """
 
     async def free() -> None:
         claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
         if not isinstance(claimed, LaneBusy):
             await store.release_lease(claimed.fence())
+        _forget(session_id, owner.owner_id, owner.incarnation_id)
 
+    _LOOPS[session_id, owner.owner_id, owner.incarnation_id] = None
     await tidied(free(), within_s=CLEANING_S)
 
 
 async def _release(store: LaneStore, fence: LeaseFence) -> None:
     """Give a lane back, also when the task is cancelled before the write began: releasing twice does no harm.
 
-    A store that refuses it fails nothing that was done under the lane, and hides no failure of that: it is logged, and
-    the lane runs out by itself.
+    A store that refuses it fails nothing that was done under the lane, and hides no failure of that: it is logged, who
+    asks for the lane in this process has it at once, and for the rest it runs out by itself.
     """
-    try:
+
+    async def release() -> None:
         await store.release_lease(fence)
+        _forget(fence.session_id, fence.owner_id, fence.incarnation_id)
+
+    _LOOPS[fence.session_id, fence.owner_id, fence.incarnation_id] = None
+    try:
+        await release()
     except asyncio.CancelledError:
-        await tidied(store.release_lease(fence), within_s=CLEANING_S)
+        await tidied(release(), within_s=CLEANING_S)
         raise
     except LashError as error:
         _log.warning("the lane of session %s is left to its expiry: %s", fence.session_id, error)
@@ -331,7 +345,7 @@ async def claimed_lane(
                     token=token,
                 )
                 if not isinstance(claimed, LaneBusy):
-                    _forget(session_id, dead)
+                    _forget(session_id, dead.owner_id, dead.incarnation_id)
         except asyncio.CancelledError:
             await free_unseen_lane(store, session_id, owner, clock, ttl_ms=ttl_ms, token=token)
             raise

@@ -15,9 +15,11 @@ from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import LashCore, LashSession, LeaseTimings, SessionConfigPatch
 from lash_cli.core.ingress import BySourceKey
-from lash_cli.core.lease import LeaseOwnerIdentity, SessionExecutionLease
+from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity, SessionExecutionLease
+from lash_cli.errors import SessionExecutionBusy, StoreLocked
 from lash_cli.runtime import lane
 from lash_cli.runtime.cancellation import CancelToken
+from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.gate import keeper_of
 from lash_cli.system import SystemClock
 
@@ -178,6 +180,76 @@ async def test_a_task_cancelled_while_a_renewal_ends_is_cancelled_and_gives_its_
     await asyncio.wait_for(renewing.reached.wait(), WAIT_S)
     await renewing.cancels(asyncio.create_task(guard.release()))
     assert (await core.store.session_row(S)).lease.token is None
+
+
+def refuse_releases(core: LashCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def locked(fence: LeaseFence) -> bool:
+        raise StoreLocked("stayed locked")
+
+    monkeypatch.setattr(core.store, "release_lease", locked)
+
+
+async def a_block(session: LashSession, core: LashCore) -> None:
+    async with lane.claimed_lane(core.host, core.store, owner("us"), S):
+        raise OSError("the host")
+
+
+async def a_failing_pass(session: LashSession, core: LashCore) -> None:
+    await session.drain_once(unseen)
+
+
+async def a_cancelled_pass(session: LashSession, core: LashCore) -> None:
+    lost = AnswerLost(core, "open_lane")
+    task = asyncio.create_task(session.drain_once(unseen))
+    await asyncio.wait_for(lost.reached.wait(), WAIT_S)
+    task.cancel()
+    await task
+
+
+@pytest.mark.parametrize("work", [a_block, a_failing_pass, a_cancelled_pass])
+async def test_a_lane_that_could_not_be_given_back_is_nobodys_in_this_process(
+    make_core, monkeypatch: pytest.MonkeyPatch, work: Callable[[LashSession, LashCore], Awaitable[None]]
+) -> None:
+    def fail() -> None:
+        raise OSError("the host")
+
+    monkeypatch.setattr(lane, "_LOOPS", {})
+    timings = LeaseTimings(600_000, 200_000)
+    caller = ScriptedCaller([text("said")], repeat=True)
+    core = make_core(caller, lease_timings=timings, crash_point=AtPoint("before:commit", fail))
+    session = await core.open_session(S)
+    await session.enqueue("hello", id="first")
+    refuse_releases(core, monkeypatch)
+    with pytest.raises((OSError, asyncio.CancelledError)):
+        await work(session, core)
+    assert (await core.store.session_row(S)).lease.token is not None
+    assert standing_of(await core.store.demand(S), CLOCK.now_ms()) is Standing.DUE, "nor does a worker wait for it"
+
+    other = await make_core(ScriptedCaller([text("said")], repeat=True), lease_timings=timings).open_session(S)
+    await other.queued_turn().run()
+    assert await other.pending_turn_inputs() == ()
+    assert (await core.store.session_row(S)).lease.token is None
+    assert not lane._LOOPS
+
+
+async def test_who_could_not_give_a_lane_back_may_hold_it_again(make_core, monkeypatch: pytest.MonkeyPatch) -> None:
+    timings = LeaseTimings(600_000, 200_000)
+    caller = ScriptedCaller([text("said")], repeat=True)
+    core = make_core(caller, lease_timings=timings)
+    session = await core.open_session(S)
+    await session.enqueue("hello", id="first")
+    refuse_releases(core, monkeypatch)
+    with pytest.raises(asyncio.CancelledError):
+        await a_cancelled_pass(session, core)
+    monkeypatch.undo()
+    caller.gate = asyncio.Event()
+    running = asyncio.create_task(session.queued_turn().run())
+    await asyncio.wait_for(caller.entered.wait(), WAIT_S)
+    other = await make_core(ScriptedCaller([text("other")]), lease_timings=timings).open_session(S)
+    with pytest.raises(SessionExecutionBusy):
+        await other.turn("mine").run()
+    caller.gate.set()
+    assert (await running).result.assistant_message() == "said"
 
 
 async def test_a_lane_granted_while_the_renewal_of_the_one_before_ends_is_given_back_by_who_is_cancelled(
