@@ -403,15 +403,20 @@ class JournalScopedEffects:
         """Record; raises `JournalFault` (`*_effect_replay_lease_lost`) when the row is no longer ours."""
         host = self._host
         host.crash_point("before", envelope, "recorded")
-        is_ours = await host.store.journal_finish(
-            claim.scope_key,
-            claim.replay_key,
-            claim.token,
-            outcome=outcome,
-            error=error,
-            now_ms=host.clock.now_ms(),
-            fence=self._fence,
-        )
+        try:
+            is_ours = await host.store.journal_finish(
+                claim.scope_key,
+                claim.replay_key,
+                claim.token,
+                outcome=outcome,
+                error=error,
+                now_ms=host.clock.now_ms(),
+                fence=self._fence,
+            )
+        except BaseException:
+            # What was recorded all the same is not held any more.
+            await self._release(claim)
+            raise
         host.crash_point("after", envelope, "recorded")
         if not is_ours:
             raise _lease_lost(host, claim)

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,12 @@ OpenJournalHost = Callable[..., JournalEffectHost]
 
 def model_outcome(call_id: str = "l1") -> LlmCallOutcome:
     return LlmCallOutcome(LlmCallResult(LlmCallRecord(call_id), LlmResponse()))
+
+
+async def settled() -> None:
+    """Let every task come to where it waits."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 @pytest.fixture
@@ -360,6 +367,44 @@ async def test_a_cancel_that_arrives_after_the_claim_was_written_holds_up_no_ret
         await running
     watched.answers_claims = True
     assert await host.scoped(SCOPE).execute(envelope(tool_command()), Runs(tool_outcome())) == tool_outcome()
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["running", "being-recorded"])
+async def test_however_often_an_effect_is_cancelled_it_can_be_run_again_at_once(
+    store: SqliteStore, clock: ManualClock, is_done: bool
+) -> None:
+    """Also where the writer has begun with neither its result nor its release as the last cancel comes."""
+    may_write, running_one, started = threading.Event(), asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def occupy(connection: object) -> None:
+        loop.call_soon_threadsafe(running_one.set)
+        may_write.wait()
+
+    async def effect(context: EffectContext) -> EffectOutcome:
+        busy.append(asyncio.ensure_future(store.db.write(occupy, durable=False)))
+        await running_one.wait()
+        started.set()
+        await (asyncio.sleep(0) if is_done else asyncio.Event().wait())
+        return tool_outcome()
+
+    busy: list[asyncio.Future[None]] = []
+    host = JournalEffectHost(store, clock, SystemIds())
+    running = asyncio.create_task(host.scoped(SCOPE).execute(envelope(tool_command()), effect))
+    await started.wait()
+    try:
+        for _ in range(3):
+            await settled()
+            running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    finally:
+        may_write.set()
+    await asyncio.gather(*busy)
+    runs = Runs(tool_outcome())
+    again = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE).execute(envelope(tool_command()), runs)
+    assert await asyncio.wait_for(again, 30) == tool_outcome()
+    assert runs.contexts == [EffectContext(2, True, None)]
 
 
 @pytest.mark.parametrize("damage", ["outcome = NULL", "outcome = x'007b'", "status = 'failed'"])

@@ -283,12 +283,14 @@ class Journal:
         return await self._database.write(finish, durable=False)
 
     async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
-        """Give a claim up without a result, so that a retry need not wait for the lease to run out."""
+        """Give a claim up without a result, so that a retry need not wait for the lease to run out; also where the
+        caller, who is as a rule cancelled already, is cancelled once more before the writer comes to it."""
+        import asyncio
 
         def release(connection: sqlite3.Connection) -> None:
             connection.execute(_RELEASE, (scope_key, replay_key, token))
 
-        await self._database.write(release, durable=False)
+        await asyncio.shield(self._database.write_later(release, waits_for_company=False))
 
     async def journal_rows(self, scope_key: str) -> tuple[JournalRow, ...]:
         """Every row of a scope. Raises `StoreUnusable` for a damaged result."""
