@@ -288,7 +288,7 @@ class DurableTurn(TurnDriver):
             claims=TurnClaims(granted.claim, granted.work),
             chain=chain_of(turn.turn_id, granted.work),
             effects=effects,
-            caller=self._caller(policy),
+            caller=self._caller(policy, is_redrive=granted.redrive),
             is_redrive=granted.redrive,
             started_at_ms=turn.started_at_ms,
             started_monotonic=self.host.clock.monotonic(),
@@ -316,14 +316,18 @@ class DurableTurn(TurnDriver):
         finally:
             previews.flush()
 
-    def _caller(self, policy: SessionPolicy) -> ModelCaller | None:
+    def _caller(self, policy: SessionPolicy, *, is_redrive: bool) -> ModelCaller | None:
         """Who is asked. A turn that is to stop asks nobody, and ends although its provider is gone."""
         try:
             return self.host.providers.resolve(policy.provider_id)
-        except LashError:
-            if not self.token.is_cancellation:
-                raise
-            return None
+        except LashError as error:
+            if self.token.is_cancellation:
+                return None
+            if is_redrive:
+                # Another choice would not reach it: a turn keeps its plan (docs/decisions/0004).
+                end = f"lash cancel {self.session.session_id} --wait"
+                error.hint = f"the turn that was cut off needs that provider; end it without with: {end}"
+            raise
 
     async def _make_room(self, guard: LaneGuard) -> None:
         """Compact the context first: there is hardly room for another turn."""

@@ -122,8 +122,9 @@ async def test_a_crashed_turn_whose_provider_is_gone_can_still_be_cancelled(make
     session = await core.open_session(S)
     if is_chosen:
         await session.configure(SessionConfigPatch(provider_id="else"))
-    with pytest.raises(ProviderMismatch):
+    with pytest.raises(ProviderMismatch) as refused:
         await session.redrive().run()
+    assert refused.value.hint.endswith(f"end it without with: lash cancel {S} --wait")
     await core.request_turn_cancel(S, turn_id="t1", request_id="r1")
     output = await session.redrive().run()
     assert (output.result.turn_id, output.result.cancellation.request_id) == ("t1", "r1")
