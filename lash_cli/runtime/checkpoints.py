@@ -70,14 +70,14 @@ class Checkpoints(msgspec.Struct, eq=False):
 
     def _claim(self, effect: CheckpointEffect) -> Awaitable[CheckpointClaims]:
         """Claim what is admissible. The claim id is a function of the checkpoint, so asking again takes no more, and
-        unlike any claim a turn is started from."""
+        unlike that of any other session's turn and any claim a turn is started from."""
         self._driver.host.reach("before:checkpoint_claimed")
         return self._store.claim_checkpoint_work(
             self._fence,
             CheckpointRequest(
                 turn_id=self._drive.turn_id,
                 checkpoint=effect.checkpoint,
-                claim_id=f"tic:{self._drive.turn_id}:c{effect.effect_id}",
+                claim_id=f"tic:{self._fence.session_id}/{self._drive.turn_id}:c{effect.effect_id}",
                 claim_token=self._driver.host.ids.token(),
             ),
         )

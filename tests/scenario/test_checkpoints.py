@@ -371,7 +371,8 @@ async def test_what_a_lost_answer_had_let_in_is_used_by_the_next_turn(make_core)
     dying = asyncio.create_task(session._run(TurnRequest(TurnInput.text("go"), "t1"), CancelToken(), unseen))
     await caller.entered.wait()
     await first.inject_turn_input(S, "t1", "k", "a word")
-    request = CheckpointRequest(turn_id="t1", checkpoint="before_completion", claim_id="tic:t1:c3", claim_token="lost")
+    at = f"tic:{S}/t1:c3"
+    request = CheckpointRequest(turn_id="t1", checkpoint="before_completion", claim_id=at, claim_token="lost")
     taken = await first.store.claim_checkpoint_work(fence_of((await first.store.session_row(S)).lease), request)
     assert taken.inputs is not None
     dying.cancel()
@@ -382,6 +383,29 @@ async def test_what_a_lost_answer_had_let_in_is_used_by_the_next_turn(make_core)
     assert (output.result.assistant_message(), output.has_waiting) == ("otherwise", True)
     assert (await session.queued_turn().run()).result.assistant_message() == "to the word"
     assert said(session.read_view().messages) == ["go", "otherwise", "a word", "to the word"]
+
+
+async def test_what_turns_of_one_id_took_in_two_sessions_is_found_each_by_itself(make_core) -> None:
+    """A cancel names the claim, and whoever gives it back names nothing else: the turn of the other session stays."""
+    holder, claims = {}, []
+
+    @tool(name="work")
+    async def work(args: Nothing, context) -> str:
+        await holder["core"].inject_turn_input(context.session_id, "t1", "k", "a word")
+        return "worked"
+
+    for session_id in (S, "another"):
+        core = holder["core"] = make_core(
+            ScriptedCaller([calls(("a", "work", "{}"))]),
+            tools=[FunctionToolProvider([work])],
+            crash_point=CrashPoints("after:checkpoint_claimed"),
+        )
+        with pytest.raises(Crash):
+            await (await core.open_session(session_id)).turn("go", turn_id="t1").run()
+        word = (await core.store.inputs(session_id, pending_only=False))[1]
+        claims.append((await core.queue(session_id).cancel_input(word.input_id)).claim.claim_id)
+    found = [await core.store.find_claim(claim_id) for claim_id in claims]
+    assert [claim.session_id for claim in found] == [S, "another"]
 
 
 async def test_a_cancelled_redrive_gives_back_what_its_transcript_does_not_show(make_core) -> None:

@@ -366,7 +366,7 @@ class QueueOracle:
         if standing is None:
             self.texts.append(row)
             standing = row
-        claim_id = f"tic:{turn}:{self.generation}"
+        claim_id = f"tic:s1/{turn}:{self.generation}"
         self._claim([standing], claim_id, token, turn)
         self.turns[turn] = Turn(turn, founding={claim_id})
         return Passed("draft", [standing.id], turn=turn)

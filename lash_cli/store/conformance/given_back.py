@@ -180,6 +180,15 @@ class GivenBackLaws(StoreLaws):
         await store.commit_runtime_state(make.ending(lane, make.append(["m1"], frame_id=initial)))
         assert await store.find_claim(lane.claim.claim_id) is None
 
+    async def test_turns_of_one_id_in_two_sessions_have_claims_of_two_ids(self) -> None:
+        store = await make.opened(self.open_store, self.clock, S, "s2")
+        claims = []
+        for session_id in (S, "s2"):
+            request = make.lane_request(self.clock, session_id=session_id, input_id=f"in-{session_id}")
+            claims.append(make.granted(await store.open_lane(request)).claim)
+        assert None not in claims
+        assert [await store.find_claim(claim.claim_id) for claim in claims if claim is not None] == claims
+
     async def test_the_commit_of_a_turn_defers_once_what_it_did_not_take(self) -> None:
         store, lane = await make.running(self.open_store, self.clock)
         fence = make.fence_of_lane(lane)

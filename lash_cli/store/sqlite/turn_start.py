@@ -135,7 +135,8 @@ def start_with_text(
     """Insert the claimed input and the running turn row."""
     assert request.draft is not None and request.turn_id is not None
     generation = lease.fencing_token
-    claim_id = f"tic:{request.turn_id}:{generation}"
+    # A turn id is one of its session: two sessions may have the same. No session id has a slash.
+    claim_id = f"tic:{request.session_id}/{request.turn_id}:{generation}"
     if submitted is None:
         holder = (request.turn_id, claim_id, request.claim_token, generation)
         row = inputs.insert(connection, stored.key, request.draft, request.now_ms, holder)
