@@ -240,8 +240,10 @@ class DurableTurn(TurnDriver):
                         await gates.look(address, self.token)
                 return await self._drive_turn(granted, turn)
         finally:
-            await gates.leave(address, self.token)
-            await cancel.settle()
+            try:
+                await gates.leave(address, self.token)
+            finally:
+                await cancel.settle()
 
     async def _drive_turn(self, granted: LaneGranted, turn: TurnRecord) -> _Ended:
         session = self.session

@@ -298,6 +298,39 @@ async def test_a_task_cancelled_while_the_look_at_its_gate_ends_is_cancelled(
     await looking.cancels(asyncio.create_task(watch()))
 
 
+async def test_a_cancel_that_is_being_recorded_is_waited_for_by_who_is_cancelled_while_the_look_at_its_gate_ends(
+    make_core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, may_record, recording = SlowToEnd(), asyncio.Event(), asyncio.Event()
+    caller = ScriptedCaller([text("said")], repeat=True)
+    caller.gate = asyncio.Event()
+    core = make_core(caller)
+    session = await core.open_session(S)
+    await session.enqueue("hello")
+    monkeypatch.setattr(core.store, "cancel_requests", looking)
+
+    async def record(*request: object) -> None:
+        recording.set()
+        await may_record.wait()
+
+    monkeypatch.setattr(core.store, "request_turn_cancel", record)
+    draining = asyncio.create_task(session.drain_once(unseen))
+    await asyncio.wait_for(looking.reached.wait(), WAIT_S)
+    session.cancel_running_turns()
+    await asyncio.wait_for(recording.wait(), WAIT_S)
+    await asyncio.wait_for(looking.is_ending.wait(), WAIT_S)
+    draining.cancel()
+    await asyncio.sleep(0)
+    looking.may_end.set()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not draining.done()
+    may_record.set()
+    with pytest.raises(asyncio.CancelledError):
+        await draining
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
 async def test_a_clock_that_fails_as_a_lane_was_granted_leaves_none_held(make_core) -> None:
     is_broken = False
 
