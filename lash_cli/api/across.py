@@ -29,7 +29,7 @@ from lash_cli.core.outcome import (
     TurnCancelReceipt,
     TurnTerminal,
 )
-from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, UsageError, WaitTimeout
+from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, SessionDeleted, UsageError, WaitTimeout
 from lash_cli.runtime.drivers import Driver
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import free_dead_lane
@@ -283,10 +283,15 @@ class AcrossProcesses:
 
         Raises `SessionExecutionBusy` while somebody holds the lane; a holder
         that provably runs no more does not count. Raises `SessionDeleted` for
-        one that was deleted before.
+        one that was deleted before, whose waits are revoked then at the latest.
         """
-        await self._free_dead_lane(session_id)
-        existed = await self.store.delete_session(session_id, self.host.clock.now_ms())
+        try:
+            await self._free_dead_lane(session_id)
+            existed = await self.store.delete_session(session_id, self.host.clock.now_ms())
+        except SessionDeleted:
+            # Whoever deleted it may have been stopped before the next step.
+            await self.host.effects.revoke_await_events_for_session(session_id)
+            raise
         if existed:
             await self.host.effects.revoke_await_events_for_session(session_id)
         return SessionDeleteReport(session_id, existed)

@@ -22,7 +22,9 @@ from lash_cli.core.outcome import (
     TurnCancellationEvidence,
 )
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolvedErr, ResolvedOk, TurnCancelGateWait, TurnTerminalWait
-from lash_cli.errors import EffectError, SessionExecutionLeaseExpired, StoreError, WaitTimeout
+from lash_cli.effects.inline import InlineEffectHost
+from lash_cli.errors import EffectError, SessionDeleted, SessionExecutionLeaseExpired, StoreError, WaitTimeout
+from lash_cli.system import SystemClock, SystemIds
 
 SCOPE = TurnScope("s1", "t1")
 EVIDENCE = TurnCancellationEvidence("r1", "elsewhere", "enough")
@@ -237,6 +239,26 @@ async def test_deleting_a_session_whose_waits_were_revoked_first_ends_its_promis
             await core.host.effects.peek_await_event(key)
         assert caught.value.code == "await_event_unknown_or_revoked"
         assert (await core.host.effects.resolve_await_event(key, ok(None))).kind == "unknown_or_revoked"
+
+
+async def test_a_deletion_that_was_stopped_halfway_is_ended_by_the_next(make_core, monkeypatch) -> None:
+    core = make_core(ScriptedCaller([]), effect_host=InlineEffectHost(SystemClock(), SystemIds()))
+    await core.open_session("s1")
+    _, terminal = await control_keys(core)
+    delete = core.store.delete_session
+
+    async def stopped(*names: object) -> bool:
+        await delete(*names)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(core.store, "delete_session", stopped)
+    with pytest.raises(asyncio.CancelledError):
+        await core.delete_session("s1")
+    with pytest.raises(SessionDeleted):
+        await core.delete_session("s1")
+    with pytest.raises(EffectError) as caught:
+        await core.effect_host.peek_await_event(terminal)
+    assert caught.value.code == "await_event_unknown_or_revoked"
 
 
 async def test_a_model_call_that_a_cancel_ended_is_no_fault_of_its_provider(make_core) -> None:
