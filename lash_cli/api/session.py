@@ -553,6 +553,9 @@ class LashSession(QueueVerbs):
             return
         try:
             await self.close()
+        except asyncio.CancelledError:
+            self.close_handle()  # nobody comes back to what its block has left
+            raise
         except LashError as refusal:
             if error is None:
                 raise

@@ -24,6 +24,7 @@ from lash_cli.api import (
     OpenAgentFrameRequest,
     ProtocolTurnOptions,
     SessionConfigPatch,
+    SessionSpec,
     tool,
 )
 from lash_cli.core.codec import decode
@@ -32,6 +33,7 @@ from lash_cli.core.frames import current_frame
 from lash_cli.core.llm import LlmRequest, LlmResponse
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import usage_report
+from lash_cli.errors import SessionClosed
 from lash_cli.store.base import ReadScope
 
 WAIT_S = 30
@@ -149,6 +151,25 @@ async def test_a_change_cancelled_at_any_step_leaves_memory_as_the_store_is(
         await asyncio.wait_for(session.turn("two").run(), WAIT_S)
         assert await difference(session) == {}, step
         await session.close()
+        if not was_reached:
+            return
+    raise AssertionError(f"more than {MOST_STEPS} steps")
+
+
+async def test_a_block_that_is_cancelled_at_any_step_of_its_end_lets_go_of_its_session(make_core) -> None:
+    core: LashCore = make_core(ScriptedCaller([answer], repeat=True))
+    await (await core.open_session("s")).turn("one").run()
+
+    async def leave(session: LashSession) -> None:
+        async with session:
+            pass
+
+    for step in range(1, MOST_STEPS):
+        session = await core.open_session("s", spec=SessionSpec(max_turns=step), mode="fresh")
+        was_reached = await cancelled_at(leave(session), frozenset({step}), every_task=False)
+        await settle()
+        with pytest.raises(SessionClosed):
+            await session.turn("two").run()
         if not was_reached:
             return
     raise AssertionError(f"more than {MOST_STEPS} steps")
