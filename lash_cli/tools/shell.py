@@ -179,7 +179,7 @@ class ShellTools:
             preview.feed(data)
 
         process = await self._groups.start(
-            (_shell(arguments.shell), *(("-l",) if arguments.login else ()), "-c", arguments.cmd),
+            (self._shell(arguments.shell), *(("-l",) if arguments.login else ()), "-c", arguments.cmd),
             sink=receive,
             environment=child_environment(os.environ, context.environment),
             directory=self._directory(arguments.workdir),
@@ -200,6 +200,15 @@ class ShellTools:
         finally:
             if not handed_over:
                 process.kill()
+
+    def _shell(self, wanted: str | None) -> str:
+        """The shell of a name or a path, which is one of the session and not of this process, or of `workdir`."""
+        if wanted is None:
+            return default_shell(os.environ)
+        found = shutil.which(str(self._cwd / wanted) if "/" in wanted else wanted)
+        if found is None:
+            raise invalid("shell_missing", f"there is no shell {wanted}")
+        return found
 
     def _directory(self, workdir: str | None) -> Path:
         directory = self._policy.resolve_read(workdir or ".", self._cwd)
@@ -248,15 +257,6 @@ class ShellTools:
             except ToolFault as fault:
                 result["full_output_lost"] = fault.message
         return result
-
-
-def _shell(wanted: str | None) -> str:
-    if wanted is None:
-        return default_shell(os.environ)
-    found = shutil.which(wanted)
-    if found is None:
-        raise invalid("shell_missing", f"there is no shell {wanted}")
-    return found
 
 
 def _signal_name(number: int) -> str:

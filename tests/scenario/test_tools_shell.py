@@ -489,6 +489,14 @@ async def test_the_shell_can_be_chosen(bench: Workbench, shell: str) -> None:
     assert value["output"].strip().endswith(shell)
 
 
+@pytest.mark.parametrize("workdir", [None, "sub"])
+async def test_the_path_of_a_shell_is_one_of_the_session(bench: Workbench, workdir: str | None) -> None:
+    bench.write("bin/own", '#!/bin/sh\nexec /bin/sh "$@"\n').chmod(0o755)
+    (bench.root / "sub").mkdir()
+    value = value_of(await bench.call("exec_command", cmd="pwd", shell="./bin/own", workdir=workdir))
+    assert value["output"].strip() == str(bench.root / (workdir or ""))
+
+
 async def test_a_command_that_cannot_start_is_a_bad_request(bench: Workbench) -> None:
     assert failure_of(await bench.call("exec_command", cmd="x" * 300_000)).code == "command_not_started"
     assert failure_of(await bench.call("exec_command", cmd="a\0b")).code == "command_not_started"
