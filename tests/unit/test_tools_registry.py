@@ -173,8 +173,9 @@ def test_an_id_or_name_offered_twice_is_refused_and_changes_nothing(clash: tuple
     before = made.export_state()
     with pytest.raises(ReconfigureError):
         made.upsert_source("live:1", NamedTools(clash))
-    with pytest.raises(ReconfigureError):
-        ToolRegistry().upsert_source("plugins", NamedTools(("t.a", "a"), clash))
+    for source_id in ("plugins", "context"):
+        with pytest.raises(ReconfigureError):
+            ToolRegistry().upsert_source(source_id, NamedTools(("t.a", "a"), clash))
     assert made.export_state() == before
     assert made.source("live:1") is None
 
@@ -259,6 +260,8 @@ def test_apply_defines_the_set_and_round_trips_with_orphans() -> None:
     [
         {"t.unknown": entry("t.unknown", "unknown")},
         {"t.other": entry("t.a", "a")},
+        {"t.b": entry("t.a", "a")},
+        {"t.a": entry("t.a", "secret")},
         {"t.a": entry("t.a", "same"), "t.b": entry("t.b", "same")},
         {"t.a": ToolStateEntry(ToolManifest("t.a", "a", "", approval="write"))},
         {"t.a": ToolStateEntry(ToolManifest("t.a", "a", "", retry_policy=SafeRetry(2)))},
