@@ -41,6 +41,8 @@ LONGEST_WAIT_S = 3600.0
 # Signals that the lane has just become free: only these cut a rest on a busy lane short.
 LANE_FREED = frozenset({"turn_completed", "session_changed"})
 
+_PAUSED = "paused"
+
 
 class Driver(Protocol):
     """Whoever drives the queues of a core; a host may bring its own (contract 02 §6.3)."""
@@ -256,7 +258,11 @@ class QueueDriver:
             _log.warning("wake_terminal %s (%s): %s", session_id, wake.reason, error)
 
     async def _attempt(self, session_id: str, wake: _Wake) -> _Found:
-        """Look; when something is due, open the session and drain until a pass is empty."""
+        """Look; when something is due, open the session and drain until a pass is empty. A session that is paused is
+        looked at after that."""
+        here = self._here()
+        async with here.resumed:
+            await here.resumed.wait_for(lambda: not here.paused[session_id])
         demand = await self._store.demand(session_id)
         wake.available_at_ms = None if demand.is_held or demand.is_closed else demand.available_at_ms
         match standing_of(demand, self._clock.now_ms()):
@@ -264,13 +270,13 @@ class QueueDriver:
                 return _Found.NOTHING
             case Standing.CONTENDED:
                 return _Found.CONTENDED
-        async with self._here().slots, self._told_when_slow(session_id, wake), self._open(session_id) as session:
+        async with here.slots, self._told_when_slow(session_id, wake), self._open(session_id) as session:
             return await self._drain(session_id, session, wake)
 
     async def _drain(self, session_id: str, session: Drainable, wake: _Wake) -> _Found:
         while True:
             idle = await self._pass(session_id, session)
-            if idle == "lane_busy" and not wake.has_progressed:
+            if idle in ("lane_busy", _PAUSED) and not wake.has_progressed:
                 return _Found.CONTENDED
             if idle is None or idle == "commands_only":
                 wake.has_progressed = True
@@ -278,11 +284,12 @@ class QueueDriver:
                 return _Found.PROGRESS if wake.has_progressed else _Found.EMPTY
 
     async def _pass(self, session_id: str, session: Drainable) -> str | None:
-        """One pass; why it ran no turn, None when it ran one."""
+        """One pass; why it ran no turn, None when it ran one. None begins in a session that is paused: whoever waits
+        for the end of that has no slot meanwhile."""
         here = self._here()
-        async with here.resumed:
-            await here.resumed.wait_for(lambda: not here.paused[session_id])
-            here.passes[session_id] = ended = asyncio.Event()
+        if here.paused[session_id]:
+            return _PAUSED
+        here.passes[session_id] = ended = asyncio.Event()
         try:
             output = await session.drain_once(unseen)
         finally:

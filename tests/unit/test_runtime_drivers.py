@@ -378,6 +378,36 @@ async def test_a_paused_session_is_not_driven_and_goes_on_afterwards(world, driv
     assert world.ended == 3
 
 
+async def test_a_session_that_is_paused_takes_no_slot_from_others(world, clock) -> None:
+    """Whoever paused it may wait for one of them."""
+    driver = QueueDriver(world, clock, world.opener, concurrency=1)
+    world.waiting["a"], world.waiting["b"] = 2, 1
+    async with driver.paused("a"):
+        driver.notify("a", "x")
+        await settle()
+        driver.notify("b", "x")
+        await settle()
+        assert (world.waiting["a"], world.waiting["b"], world.open_now) == (2, 0, 0)
+    world.gate = asyncio.Event()
+    await settle()
+    assert world.open_now == 1, "a pass of it is under way"
+
+    async def hold() -> None:
+        async with driver.paused("a"):
+            world.waiting["b"] += 1
+            driver.notify("b", "x")
+            await settle()
+            assert (world.waiting["a"], world.waiting["b"], world.open_now) == (1, 0, 0)
+
+    holding = asyncio.create_task(hold())
+    await settle()
+    world.gate.set()
+    await holding
+    await driver.settled()
+    assert world.waiting["a"] == 0
+    await driver.aclose()
+
+
 def test_a_driver_serves_one_event_loop_after_another(clock) -> None:
     """As a program has it that keeps its core and runs each of its tasks in a loop of its own."""
     world = World(clock)
@@ -389,7 +419,7 @@ def test_a_driver_serves_one_event_loop_after_another(clock) -> None:
             for session_id in ("a", "b", "c"):
                 world.waiting[session_id] += 1
                 driver.notify(session_id, "x")
-            await settle()  # one waits for the end of the pause, the others for its slot
+            await settle()  # one waits for the end of the pause, one has the slot, and one waits for it
         if is_cut_off:
             return
         world.gate.set()
