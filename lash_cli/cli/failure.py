@@ -128,10 +128,23 @@ def _report_os_error(error: OSError) -> int:
 
     if error.errno == errno.EPIPE:
         return _abandon_stdout()
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) and error.filename is None:
+    is_of_stdout = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO) or (
+        error.errno == errno.EBADF and _is_only_read(sys.stdout)
+    )
+    if is_of_stdout and error.filename is None:
         _discard_stdout()
         return report(_unwritten(error))
     return _report_last(error)
+
+
+def _is_only_read(stream: Any) -> bool:
+    """Whether its descriptor is open for reading only, as where a supervisor gives /dev/null for all three."""
+    import fcntl
+
+    try:
+        return fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _unwritten(error: OSError) -> LashError:

@@ -22,6 +22,7 @@ CLOSED_STDOUT = 141
 
 STREAMS = {"<&-": (0, "stdin"), ">&-": (1, "stdout"), "2>&-": (2, "stderr")}
 FULL = {">/dev/full": "stdout", "2>/dev/full": "stderr"}
+ONLY_READ = {"1</dev/null": "stdout", "2</dev/null": "stderr"}
 
 
 def closed(home: Path, arguments: str, redirections: str) -> Result:
@@ -32,6 +33,8 @@ def closed(home: Path, arguments: str, redirections: str) -> Result:
         for redirection in redirections.split():
             if redirection in FULL:
                 streams[FULL[redirection]] = opened.enter_context(open("/dev/full", "wb"))
+            elif redirection in ONLY_READ:
+                streams[ONLY_READ[redirection]] = opened.enter_context(open("/dev/null", "rb"))
             else:
                 number, name = STREAMS[redirection]
                 first += f"os.close({number})\nsys.{name} = sys.__{name}__ = None\n"
@@ -185,6 +188,25 @@ def test_a_turn_whose_answer_finds_no_room_is_committed_and_that_is_said(lash, h
     error = closed(home, "turn s '!text x' -o json", ">/dev/full").error
     assert (error["code"], error["exit"], error["ambiguous"]) == ("output_not_written", 1, True)
     assert lash("show", "s", "-o", "json").json["turns"] == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["--version", "version", "--help", "ls", "ls -o json", "show s -o json", "export s", "export s --as html -o json",
+     "turn s '!text x'", "turn s '!text x' -o json", "turn s '!text x' -o jsonl"],
+)  # fmt: skip
+def test_a_stdout_that_is_open_for_reading_only_is_told_as_what_it_is(lash, home: Path, arguments: str) -> None:
+    """As where a supervisor opens /dev/null once, for all three."""
+    prepare(home, OPEN)
+    done = closed(home, arguments, "1</dev/null")
+    assert done.code == 1 and "cannot write the answer: Bad file descriptor" in done.err
+    assert "Traceback" not in done.err and "Exception" not in done.err
+    if "-o" in arguments:
+        error = json.loads(done.err.splitlines()[-1])
+        assert (error["code"], error["exit"], error["ambiguous"]) == ("output_not_written", 1, True)
+    if arguments.startswith("turn"):
+        assert lash("show", "s", "-o", "json").json["turns"] == 1
+    assert closed(home, arguments, "1</dev/null 2</dev/null").code == 1
 
 
 @pytest.mark.parametrize(("arguments", "code"), [("open a", 0), ("turn s '!text x'", 0), ("show nope", 3), ("tail", 2)])
