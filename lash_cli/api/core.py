@@ -323,6 +323,8 @@ class LashCore(SessionHistories):
         log = self._logs.get(session_id)
         if log is None or log.is_closed or (to_open and log.state is not None):
             log = self._logs[session_id] = ResidentLog(session_id, self.host.clock, self.host.ids.token())
+            if self._is_closed:
+                log.close()  # nothing is run any more that a watcher could wait for
         return log
 
     async def direct_completion(self, request: DirectRequest) -> DirectLlmCompletion:

@@ -315,6 +315,18 @@ async def test_whoever_watches_learns_that_the_session_was_let_go(way: str) -> N
         await core.aclose()
 
 
+@pytest.mark.parametrize("is_opened", [True, False])
+async def test_whoever_watches_a_session_of_a_core_that_is_closed_already_learns_that_too(is_opened: bool) -> None:
+    core = memory_core(text("x"))
+    await core.aclose()
+    if is_opened:
+        await core.open_session("s1")
+    with pytest.raises(LiveReplayClosed):
+        async with asyncio.timeout(PATIENCE_S):
+            observed = core.observe("s1")
+            await anext(observed.subscribe_and_recover((await observed.current_observation()).cursor))
+
+
 async def test_of_two_sessions_opened_under_one_id_each_is_watched_for_itself() -> None:
     async with memory_core(text("x")) as core:
         first, second = await core.open_session("s1"), await core.open_session("s1")
