@@ -11,7 +11,8 @@ from support.scripted import ScriptedCaller, text
 from lash_cli.api import LashCore, Stopped
 from lash_cli.core.codec import to_builtins
 from lash_cli.core.effect import TurnScope
-from lash_cli.core.lease import LeaseFence
+from lash_cli.core.lease import LeaseFence, LeaseTimings
+from lash_cli.core.llm import LlmCallResult, LlmRequest
 from lash_cli.core.outcome import (
     AssistantMessage,
     CancelRequested,
@@ -21,9 +22,11 @@ from lash_cli.core.outcome import (
     TurnAddress,
     TurnCancellationEvidence,
 )
+from lash_cli.core.protocols import CancelSignal, EventSink
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolvedErr, ResolvedOk, TurnCancelGateWait, TurnTerminalWait
 from lash_cli.effects.inline import InlineEffectHost
 from lash_cli.errors import EffectError, SessionDeleted, SessionExecutionLeaseExpired, StoreError, WaitTimeout
+from lash_cli.runtime.lane import LaneGuard
 from lash_cli.system import SystemClock, SystemIds
 
 SCOPE = TurnScope("s1", "t1")
@@ -165,6 +168,45 @@ async def test_a_cancel_after_somebody_else_has_finished_the_turn_tells_that_the
     with pytest.raises(SessionExecutionLeaseExpired) as lost:
         await running
     assert lost.value.hint == "look before retrying: lash show s1"
+
+
+async def test_a_turn_that_was_cancelled_commits_nothing_once_its_lane_is_known_to_be_lost(
+    make_core, monkeypatch
+) -> None:
+    is_cancelled, is_lost = asyncio.Event(), asyncio.Event()
+
+    class Late(ScriptedCaller):
+        """Stops when the lane is lost."""
+
+        checks_answers = True
+
+        async def call(self, request: LlmRequest, *, sink: EventSink, cancel: CancelSignal) -> LlmCallResult:
+            self.entered.set()
+            await is_lost.wait()
+            return await super().call(request, sink=sink, cancel=cancel)
+
+    async def refused(*_: object, **__: object) -> None:
+        await is_cancelled.wait()
+        raise SessionExecutionLeaseExpired("somebody else has it")
+
+    def lose(guard: LaneGuard) -> None:
+        told(guard)
+        is_lost.set()
+
+    told = LaneGuard._lose
+    monkeypatch.setattr(LaneGuard, "_lose", lose)
+    caller = Late([])
+    core = make_core(caller, lease_timings=LeaseTimings(30_000, 1))
+    monkeypatch.setattr(core.store, "renew_lease", refused)
+    session = await core.open_session("s1")
+    running = asyncio.create_task(session.turn("stop me", turn_id="t1").run())
+    await caller.entered.wait()
+    session.cancel_running_turns()
+    is_cancelled.set()
+    with pytest.raises(SessionExecutionLeaseExpired):
+        await running
+    assert [turn.turn_id for turn in await core.store.unfinished_turns("s1")] == ["t1"]
+    assert isinstance(await core.store.cancel_gate("s1", "t1"), CancelRequested)
 
 
 async def test_a_request_put_before_the_turn_begins_cancels_it_before_any_model_call(make_core) -> None:
