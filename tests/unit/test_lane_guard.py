@@ -94,8 +94,9 @@ async def test_a_lane_that_a_commit_releases_as_it_is_renewed_is_not_lost() -> N
 async def test_a_lane_that_cannot_be_renewed_is_lost_when_the_last_renewal_has_run_out() -> None:
     """Which counts from when it was asked for, however long the store took: so the row counts."""
     clock = ManualClock()
-    failing = refuses(StoreLocked("busy"), clock, 0.002)
-    store = Store(lambda: clock.tick(0.025), failing)
+    failing = refuses(StoreLocked("busy"), clock, 0.011)
+    # The second is asked for after 20 ms and takes ten: the lane runs out after 50, and not after 30 or 60.
+    store = Store(lambda: clock.tick(0.020), lambda: clock.tick(0.010), failing)
     guard = guard_of(store, clock)
     await asyncio.wait_for(store.is_told.wait(), LIMIT_S)
     assert store.asked == 4
