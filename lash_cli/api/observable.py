@@ -170,7 +170,7 @@ class ObservableSession:
     async def resume_from_cursor(self, cursor: SessionCursor) -> Replayed | ObservedGap:
         """What happened after `cursor`, or the gap that forbids to say.
 
-        Raises `SessionCursorWrongSession`.
+        Raises `SessionCursorError` for a cursor of another session, and for what is none.
         """
         return await self._reader.replayed(cursor)
 

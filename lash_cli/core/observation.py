@@ -69,6 +69,16 @@ class SessionCursor(msgspec.Struct, frozen=True, gc=False):
         return "SessionCursor(<opaque>)"
 
 
+def require_cursor(given: object, session_id: str) -> None:
+    """Raise `SessionCursorMalformed` for what was handed in as a cursor and is none, and else as `require_session`."""
+    if not isinstance(given, SessionCursor):
+        raise SessionCursorMalformed(
+            f"a session cursor cannot be of the type {type(given).__name__}",
+            hint="a printed one is read by SessionCursor.from_store_token(text)",
+        )
+    given.require_session(session_id)
+
+
 def _number(text: str, part: str) -> int:
     if not (text.isascii() and text.isdigit()) or len(text) > 19 or int(text) > _MAX_NUMBER:
         raise SessionCursorMalformed(f"the {part} of a session cursor is not an unsigned number")

@@ -21,6 +21,7 @@ class LiveReplayError(LashRuntimeError):
         if cause is not None and not cause.ambiguous:
             self.retryable = cause.retryable
             self.exit_status = cause.exit_status
+        if cause is not None and (not cause.ambiguous or cause.hint != cause._default_hint()):
             self.hint = cause.hint
 
 

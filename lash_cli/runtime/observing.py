@@ -22,6 +22,7 @@ from lash_cli.core.observation import (
     LiveReplayGap,
     SessionCursor,
     SessionObservationEvent,
+    require_cursor,
 )
 from lash_cli.core.policy import SessionPolicy, SessionSpec
 from lash_cli.core.usage import TokenUsage
@@ -144,8 +145,8 @@ class SessionReader:
         return self._policy
 
     async def look(self, cursor: SessionCursor) -> LiveReplay:
-        """One batch after `cursor`. Raises as `cut` does, and `SessionCursorWrongSession` before any read."""
-        cursor.require_session(self.session_id)
+        """One batch after `cursor`. Raises as `cut` does, and as `require_cursor` before any read."""
+        require_cursor(cursor, self.session_id)
         try:
             return await self._live.replay(cursor)
         except (SessionDeleted, StoreError) as error:
@@ -174,7 +175,7 @@ class SessionReader:
 
     async def subscribed(self, cursor: SessionCursor) -> Subscribed | ObservedGap:
         """Everything after `cursor`, now and later."""
-        cursor.require_session(self.session_id)
+        require_cursor(cursor, self.session_id)
         bell = self._hang_bell()
         try:
             found = await self.look(cursor)

@@ -439,6 +439,26 @@ async def test_a_foreign_cursor_is_refused_before_anything_is_read(make_core, wa
         await anext(stream)
 
 
+@pytest.mark.parametrize("given", ["lashsc2:e:0:0:s1", None, 5])
+async def test_what_is_no_cursor_is_refused_as_one_that_cannot_be_used(watcher, given: Any) -> None:
+    with pytest.raises(SessionCursorMalformed) as caught:
+        await watcher.resume_from_cursor(given)
+    assert "from_store_token" in str(caught.value.hint)
+    with pytest.raises(SessionCursorMalformed):
+        await watcher.subscribe_from_cursor(given)
+    with pytest.raises(SessionCursorMalformed):
+        await anext(watcher.subscribe_and_recover(given))
+
+
+async def test_watching_says_what_helps_as_the_store_does_and_nothing_of_writes() -> None:
+    from lash_cli.store.sqlite.connections import closed_error
+
+    forked, failed = closed_error("lash.db", is_forked=True), StoreError("the disk")
+    failed.happened_in("s1")
+    assert LiveReplayError("", cause=forked).hint == forked.hint and "spawn" in str(forked.hint)
+    assert LiveReplayError("", cause=failed).hint is None
+
+
 async def test_a_pull_that_was_cancelled_loses_no_event(make_core, watcher) -> None:
     session = await opened(make_core, text("x"))
     stream = watcher.subscribe_and_recover((await watcher.current_observation()).cursor)
