@@ -39,9 +39,23 @@ def rights_of(status: os.stat_result, directory: int, name: str) -> Rights:
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except PermissionError:  # it may be written and not be read
-        return Rights(status, {})
+        return Rights(status, _attributes_of_unread(directory, name))
     try:
         return Rights(status, _attributes(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _attributes_of_unread(directory: int, name: str) -> dict[str, bytes]:
+    """What may be known of a file without reading it: the rights of single users, above all, whose limit would else
+    stand in its mode as the rights of its group. Nothing where the kernel has no names for descriptors."""
+    if not hasattr(os, "O_PATH"):
+        return {}
+    descriptor = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return _attributes(f"/proc/self/fd/{descriptor}")
+    except FileNotFoundError:
+        return {}
     finally:
         os.close(descriptor)
 
@@ -88,16 +102,25 @@ def _is_given_to(descriptor: int, owner: int, group: int) -> bool:
     return True
 
 
-def _attributes(descriptor: int) -> dict[str, bytes]:
+def _attributes(file: int | str) -> dict[str, bytes]:
     if not hasattr(os, "listxattr"):
         return {}
     try:
-        names = os.listxattr(descriptor)
+        names = os.listxattr(file)
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return {}
         raise
-    return {name: os.getxattr(descriptor, name) for name in names if name.startswith(_KEPT_ATTRIBUTES)}
+    attributes = {}
+    for name in names:
+        if name.startswith(_KEPT_ATTRIBUTES):
+            try:
+                attributes[name] = os.getxattr(file, name)
+            except OSError as error:
+                # Somebody has removed it since, or only who may read the file may know it.
+                if error.errno not in (errno.ENODATA, errno.EACCES):
+                    raise
+    return attributes
 
 
 def _has_rights_for_what_is_made(directory: int) -> bool:

@@ -101,6 +101,28 @@ async def test_a_file_that_may_be_written_and_not_read_is_replaced(nobodys_bench
     assert path.read_text() == "new"
 
 
+async def test_rights_of_single_users_stay_where_a_file_may_be_written_and_not_read(nobodys_bench: Workbench) -> None:
+    path = nobodys_bench.write("file", "old")
+    rights = acl(owner=2, group=0, other=0, somebody=6)
+    set_or_skip(path, "user.kept", b"for those who may read it")
+    set_or_skip(path, ACCESS, rights)
+    value_of(await nobodys_bench.call("write", path="file", content="new"))
+    assert os.getxattr(path, ACCESS) == rights, "without it the mask of single users would be the rights of the group"
+    path.chmod(0o600)
+    assert path.read_text() == "new"
+
+
+async def test_an_attribute_that_is_gone_before_it_is_read_is_not_kept(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = bench.write("file", "old")
+    set_or_skip(path, "user.kept", b"by a program")
+    names = os.listxattr
+    monkeypatch.setattr(os, "listxattr", lambda file: [*names(file), "user.gone"])
+    await replaced(bench, path)
+    assert names(path) == ["user.kept"]
+
+
 async def test_a_label_of_the_system_stays_on_a_file_that_takes_the_place_of_one_that_is_not_read(
     nobodys_bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
