@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import msgspec
 
 from lash_cli.core.attachments import AttachmentPolicy, has_bytes
+from lash_cli.core.codec import reread
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import (
     HOST_PREFIX,
@@ -40,6 +41,7 @@ from lash_cli.core.queued_work import (
     SessionCommandReceipt,
     command_draft,
     command_source_key,
+    readable_draft,
 )
 from lash_cli.errors import LashRuntimeError, UsageError, WaitTimeout
 
@@ -78,9 +80,17 @@ def source_key_of(key: str) -> str:
 
 
 def require_addressee(ingress: TurnInputIngress) -> None:
-    """Raise `UsageError` (`missing_execution_scope_id`) for an input addressed to a turn without a name: none could
-    ever take it."""
-    if isinstance(ingress, ActiveTurn) and not ingress.turn_id.strip():
+    """Raise `UsageError`: `invalid_turn_input` for an address that could not be read again (`codec.reread`), and
+    `missing_execution_scope_id` for a turn without a name: none could ever take the input."""
+    if isinstance(ingress, NextTurn):
+        return
+    try:
+        if not isinstance(ingress, ActiveTurn):
+            raise ValueError(f"not for {type(ingress).__name__}")
+        reread(ingress, ActiveTurn)
+    except ValueError as error:
+        raise UsageError(f"an input is for ActiveTurn or NextTurn: {error}", code="invalid_turn_input") from error
+    if not ingress.turn_id.strip():
         raise UsageError("the id of the turn an input is for must not be blank", code="missing_execution_scope_id")
 
 
@@ -238,6 +248,7 @@ class SessionQueue:
 
     async def enqueue_work(self, draft: QueuedWorkBatchDraft, *, reason: str = "queued_work") -> QueuedWorkReceipt:
         """Store a batch durably. Raises `InvalidQueuedWorkBatch`, and `UsageError` for a draft of another session."""
+        draft = readable_draft(draft)
         if draft.session_id != self.session_id:
             raise UsageError(f"the batch belongs to session {draft.session_id!r}", code="session_binding_mismatch")
         receipt = await self._written(self._store.enqueue_queued_work(draft), reason)

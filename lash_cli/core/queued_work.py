@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final, Literal
 
 from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES
-from lash_cli.core.codec import Record, tag_of
+from lash_cli.core.codec import Record, reread, tag_of
 from lash_cli.core.content import ProtocolTurnOptions
 from lash_cli.errors import InvalidQueuedWorkBatch
 
@@ -24,6 +24,9 @@ SCAN_MARGIN = 32
 MAX_ATTEMPTS = 5
 FIRST_RETRY_MS = 1_000
 LONGEST_RETRY_MS = 60_000
+
+# The highest sequence settled for a process is kept in 64 bits.
+MAX_SEQUENCE: Final = 2**63 - 1
 
 
 class RefreshToolCatalog(Record, tag="refresh_tool_catalog", tag_field="kind"):
@@ -235,6 +238,19 @@ def class_of(payloads: Sequence[QueuedWorkPayload]) -> QueuedWorkClass:
     if len(classes) != 1:
         raise InvalidQueuedWorkBatch("a batch holds payloads of exactly one class")
     return classes.pop()
+
+
+def readable_draft(draft: QueuedWorkBatchDraft) -> QueuedWorkBatchDraft:
+    """What a program submits, as it is read again (`codec.reread`); raises `InvalidQueuedWorkBatch` for a batch that
+    nobody could ever read."""
+    try:
+        readable: QueuedWorkBatchDraft = reread(draft, QueuedWorkBatchDraft)
+        for payload in readable.payloads:
+            if isinstance(payload, ProcessWake) and abs(payload.sequence) > MAX_SEQUENCE:
+                raise ValueError("the sequence of a wake is beyond 64 bits")
+    except ValueError as error:
+        raise InvalidQueuedWorkBatch(f"that is no batch of queued work: {error}") from error
+    return readable
 
 
 def validate_draft(draft: QueuedWorkBatchDraft) -> QueuedWorkClass:

@@ -38,11 +38,23 @@ from lash_cli.api import (
     TurnInput,
     tool,
 )
+from lash_cli.core.codec import to_builtins
 from lash_cli.core.content import Role, TextPart, message_text
 from lash_cli.core.graph import ConversationPayload, PluginPayload
+from lash_cli.core.ingress import ActiveTurn, InputDraft
 from lash_cli.core.policy import session_prompt
+from lash_cli.core.queued_work import (
+    AgentFrameTask,
+    CommandWork,
+    DeliveryPolicy,
+    ProcessWake,
+    QueuedWorkBatchDraft,
+    ResetSession,
+    SlotPolicy,
+)
 from lash_cli.errors import (
     ConflictError,
+    InvalidQueuedWorkBatch,
     LashRuntimeError,
     SessionClosed,
     SessionDeleted,
@@ -551,6 +563,66 @@ UNREADABLE_MESSAGES = [
     Message("m", Role.USER, (TextPart("\ud800"),)),
     Message("m", "somebody", (TextPart("hello"),)),  # type: ignore[arg-type]
 ]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [ActiveTurn("t1", "now"), ActiveTurn(5), ActiveTurn("t1", None), "next_turn", None, to_builtins(ActiveTurn("t1"))],
+    ids=repr,
+)
+async def test_a_place_for_an_input_that_there_is_not_is_refused_before_it_is_stored(make_core, nonsense: Any) -> None:
+    """Stored, nobody could list the queue of the session any more."""
+    core = make_core(ScriptedCaller([]))
+    session = await core.open_session(S)
+    for submit in (
+        lambda: session.enqueue("x", ingress=nonsense),
+        lambda: core.queue(S).enqueue_all([InputDraft(S, "in-1", TurnInput.text("x"), nonsense)]),
+    ):
+        with pytest.raises(UsageError) as refused:
+            await submit()
+        assert refused.value.code == "invalid_turn_input"
+    assert await session.pending_turn_inputs() == ()
+
+
+def batch_of(payload: Any, **policies: Any) -> QueuedWorkBatchDraft:
+    given = QueuedWorkBatchDraft(S, (payload,), DeliveryPolicy.EARLIEST_SAFE_BOUNDARY, SlotPolicy.EXCLUSIVE)
+    return msgspec.structs.replace(given, **policies)
+
+
+WAKE = ProcessWake("w", "p", 1, "done")
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        batch_of(ProcessWake("w", "p", "first", "done")),
+        batch_of(ProcessWake("w", "p", 1 << 63, "done")),
+        batch_of(ProcessWake("w", "p", 1, "done", object())),
+        batch_of(AgentFrameTask("f", 5)),
+        batch_of(CommandWork(ResetSession(5))),
+        batch_of("a payload"),
+        batch_of(WAKE, merge_key="never"),
+        batch_of(WAKE, delivery_policy="at once"),
+        batch_of(WAKE, available_at_ms="soon"),
+        batch_of(WAKE, payloads=None),
+    ],
+)
+async def test_work_that_could_not_be_read_again_is_refused_before_it_is_stored(make_core, nonsense: Any) -> None:
+    """Stored, it would be acknowledged and parked, or end no turn that took it."""
+    core = make_core(ScriptedCaller([]))
+    await core.open_session(S)
+    with pytest.raises(InvalidQueuedWorkBatch):
+        await core.queue(S).enqueue_work(nonsense)
+    assert await core.queue(S).batches() == ()
+
+
+async def test_work_whose_policies_are_given_by_their_names_is_taken(make_core) -> None:
+    core = make_core(ScriptedCaller([]))
+    await core.open_session(S)
+    named = batch_of(WAKE, delivery_policy="earliest_safe_boundary", slot_policy="exclusive", payloads=[WAKE])
+    await core.queue(S).enqueue_work(named)
+    (batch,) = await core.queue(S).batches()
+    assert (batch.delivery_policy, batch.payloads) == (DeliveryPolicy.EARLIEST_SAFE_BOUNDARY, (WAKE,))
 
 
 @pytest.mark.parametrize("nonsense", UNREADABLE_MESSAGES, ids=["text", "text for a part", "no UTF-8", "nobody's"])
