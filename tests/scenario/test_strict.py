@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.scripted import ScriptedCaller, calls, text
+from support.tools import ShyTools
 
 from lash_cli.api import (
     FunctionToolProvider,
@@ -136,6 +137,29 @@ async def test_what_a_tool_raises_comes_out_of_its_turn_which_can_be_finished_la
     await session.close()
     async with await make_core(ScriptedCaller([text("so be it")]), tools=[tools(works)]).open_session("s1") as again:
         assert (await again.redrive().run()).result.assistant_message() == "so be it"
+
+
+async def test_what_one_tool_raises_comes_out_and_not_that_it_ended_the_one_beside_it(make_core) -> None:
+    async def breaks_second(args: Nothing, context: ToolContext) -> str:
+        if context.call_id == "a":
+            await asyncio.Event().wait()
+        raise Broken("in the second")
+
+    async with await make_core(ScriptedCaller([BOTH]), tools=[tools(breaks_second)], strict=True).open_session(
+        "s1"
+    ) as session:
+        with pytest.raises(Broken, match="in the second"):
+            await session.turn("go").run()
+
+
+async def test_what_a_source_raises_that_is_asked_for_a_tool_comes_out(make_core) -> None:
+    class Asked(ShyTools):
+        def resolve_manifest(self, name: str) -> Any:
+            raise Broken("in a source")
+
+    async with await make_core(ScriptedCaller([ONE]), tools=[Asked()], strict=True).open_session("s1") as session:
+        with pytest.raises(Broken, match="in a source"):
+            await session.turn("go").run()
 
 
 async def test_without_a_store_it_comes_out_too() -> None:

@@ -19,6 +19,7 @@ from support.wire import (
     error_reply,
     hang_reply,
     html_reply,
+    sse,
     text_reply,
     tool_calls_reply,
 )
@@ -180,6 +181,12 @@ async def test_a_proof_without_its_blank_line_counts_when_the_time_is_up(
         result = await calling
     assert result.response.full_text == "done"
     assert len(result.record.attempts) == 1
+
+
+async def test_an_error_without_its_blank_line_is_told_and_not_that_there_was_no_end() -> None:
+    said = sse({"error": {"message": "the model is resting", "code": 503}}, done=False).rstrip()
+    result, _, _ = await run(Reply((said,)), max_attempts=1)
+    assert (result.error.kind, result.error.message) == ("http", "the provider reported: the model is resting")
 
 
 NEVER_ENDING_EVENT = (b"data: ", *(b"x" * (1 << 20) for _ in range(9)))
