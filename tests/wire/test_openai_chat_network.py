@@ -252,6 +252,14 @@ async def test_a_throttle_waits_as_told_and_consumes_no_attempt() -> None:
     assert client.events[:2] == [AttemptReset(), RetryStatus(7000, 1, 1, "provider_retry_after: quota")]
 
 
+@pytest.mark.parametrize(("asked", "waited"), [("0", 0), ("7", 7), ("900", 60)])
+async def test_a_failure_that_says_when_to_come_back_is_waited_for_up_to_the_cap(asked: str, waited: int) -> None:
+    result, client, _ = await run(error_reply(503, headers={"retry-after": asked}), text_reply("ok"))
+    assert client.clock.slept == [waited]
+    assert result.response.full_text == "ok"
+    assert result.record.attempts[0].retry_budget_consumed
+
+
 async def test_a_web_page_ends_the_call_with_a_plain_reason() -> None:
     result, _, server = await run(html_reply(), text_reply("never"))
     assert "HTML page instead of a chat completion" in result.error.message

@@ -182,6 +182,15 @@ async def test_an_answer_without_a_body_is_judged_by_its_status(kind: str, statu
     assert (result.error.kind, result.error.status, result.error.retryable) == ("http", status, status >= 500)
 
 
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+@pytest.mark.parametrize("media_type", [b"", b"content-type: application/json\r\n", EVENTS.partition(b"\r\n")[2]])
+async def test_a_good_status_without_a_body_is_an_answer_that_broke_off(kind: str, media_type: bytes) -> None:
+    async with raw_server([b"HTTP/1.1 200 OK\r\n" + media_type + b"content-length: 0\r\n\r\n"]) as address:
+        result = await call(kind, address)
+    assert (result.error.kind, result.error.retryable) == ("stream", True)
+    assert result.error.code.startswith("stream_ended_before_")
+
+
 DEEP = b'{"a":' * 50_000
 
 
