@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from lash_cli.errors import ConfigError, ConflictError, LashError, LashRuntimeError, StoreReadOnly, UsageError
 
@@ -140,31 +140,50 @@ def resolve_paths(
 def _system_paths(environment: Mapping[str, str]) -> Paths:
     import platformdirs  # costs more than everything else here, and LASH_HOME does without it
 
-    try:
-        places = (
+    config_dir, data_dir, state_dir = _known(
+        lambda: (
             platformdirs.user_config_dir("lash"),
             platformdirs.user_data_dir("lash"),
             platformdirs.user_state_dir("lash"),
-        )
-    except RuntimeError:
-        places = ("~", "~", "~")
-    if not all(os.path.isabs(place) for place in places):
-        # As in a container that runs under a number no user has.
-        raise ConfigError(
-            "no home directory is known: HOME is not set and this user has none",
-            code="home_unknown",
-            hint="set HOME, or say where everything is to live with --home DIR or LASH_HOME",
-        )
-    config_dir, data_dir, state_dir = places
-    # Without a runtime directory of the system's own, a shared place such as /tmp is no substitute.
+        ),
+        hint="set HOME, or say where everything is to live with --home DIR or LASH_HOME",
+    )
+    # Without a runtime directory of the system's own, a shared place such as /tmp is no substitute; a relative one
+    # is none, as XDG has it.
     runtime = environment.get("XDG_RUNTIME_DIR")
     return Paths(
         config_dir=config_dir,
         data_dir=data_dir,
         state_dir=state_dir,
-        runtime_dir=os.path.join(runtime, "lash") if runtime else os.path.join(state_dir, "run"),
+        runtime_dir=os.path.join(runtime, "lash")
+        if runtime and os.path.isabs(runtime)
+        else os.path.join(state_dir, "run"),
         home=None,
     )
+
+
+def shell_directories() -> tuple[str, ...]:
+    """Where the files of shells are, those that are data and those that configure: on every system where XDG has them.
+
+    Raises `ConfigError` (`home_unknown`).
+    """
+    from platformdirs.unix import Unix
+
+    return _known(lambda: (Unix().user_data_dir, Unix().user_config_dir), hint="set HOME")
+
+
+def _known(look_up: Callable[[], tuple[str, ...]], *, hint: str) -> tuple[str, ...]:
+    """The directories that are looked up. Raises `ConfigError` where one is not known, as in a container that runs
+    under a number no user has."""
+    try:
+        places = look_up()
+    except RuntimeError:
+        places = ("",)
+    if not all(os.path.isabs(place) for place in places):
+        raise ConfigError(
+            "no home directory is known: HOME is not set and this user has none", code="home_unknown", hint=hint
+        )
+    return places
 
 
 def ensure_private_directory(path: str) -> None:
@@ -216,14 +235,21 @@ def taken_file(path: str | os.PathLike[str], hint: str) -> ConflictError:
 
 
 def readable_hint(path: str | os.PathLike[str]) -> str | None:
-    """What makes a file that is there readable; None for one that is not there, or can be read."""
+    """What helps where a file cannot be read; None for one that is not there, or can be."""
     import shlex  # only where something failed
 
     name = os.fspath(path)
-    if not os.path.exists(name) or os.access(name, os.R_OK):
+    elsewhere = "choose your own place with --home DIR or LASH_HOME"
+    try:
+        owner = os.stat(name).st_uid
+    except PermissionError:
+        return f"a directory above it is closed to you: {elsewhere}"
+    except OSError:
         return None
-    if os.stat(name).st_uid != os.geteuid():
-        return "it belongs to somebody else: choose your own place with --home DIR or LASH_HOME"
+    if os.access(name, os.R_OK):
+        return None
+    if owner != os.geteuid():
+        return f"it belongs to somebody else: {elsewhere}"
     return f"make it readable for you: chmod u+rw {shlex.quote(name)}"
 
 

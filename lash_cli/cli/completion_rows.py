@@ -239,10 +239,11 @@ def _open(path: str) -> sqlite3.Connection | None:
 def _system_directories(environment: Mapping[str, str]) -> tuple[str, str]:
     """The data and the configuration directory where no home is named, without importing what looks them up."""
     if "linux" in sys.platform:
-        user = os.path.expanduser("~")
+        user = environment.get("HOME", "")
         data = environment.get("XDG_DATA_HOME", "").strip() or os.path.join(user, ".local", "share")
         config = environment.get("XDG_CONFIG_HOME", "").strip() or os.path.join(user, ".config")
-        return os.path.join(data, "lash"), os.path.join(config, "lash")
+        if os.path.isabs(data) and os.path.isabs(config):
+            return os.path.join(data, "lash"), os.path.join(config, "lash")
     import platformdirs
 
     return platformdirs.user_data_dir("lash"), platformdirs.user_config_dir("lash")

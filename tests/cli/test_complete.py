@@ -227,12 +227,14 @@ def test_the_places_are_those_of_every_other_command(monkeypatch, tmp_path):
     for variables in (
         {}, {"LASH_HOME": "~/h"}, {"LASH_DB": "d.db"}, {"LASH_CONFIG": "c.toml"},
         {"XDG_DATA_HOME": str(tmp_path / "d"), "XDG_CONFIG_HOME": str(tmp_path / "c")},
+        {"XDG_DATA_HOME": "d", "XDG_CONFIG_HOME": "c"}, {"HOME": ""}, {"HOME": "here"},
     ):  # fmt: skip
         with monkeypatch.context() as patch:
             for name in ("XDG_DATA_HOME", "XDG_CONFIG_HOME"):
                 patch.delenv(name, raising=False)
             for name, value in variables.items():
                 patch.setenv(name, value)
+            variables = {"HOME": str(tmp_path), **variables}
             expected = resolve_paths(variables)
             found = Sources(variables, home=None, database=None)
             assert (found.database, found.config_file) == (expected.database, expected.config_file), variables
@@ -258,3 +260,19 @@ def test_a_completion_script_is_put_where_the_shell_finds_it(home, lash):
     assert (refused.code, refused.out, refused.error["code"]) == (4, "", "file_exists")
     assert theirs.read_text() == "complete -c lash -a mine\n"
     assert lash("completion").code == lash("completion", "tcsh").code == 2
+
+
+def test_a_completion_script_is_put_below_no_relative_directory(home, lash, tmp_path, monkeypatch):
+    """XDG has it that a place that is relative is none: what looks for the script does not look there."""
+    (tmp_path / "here").mkdir()
+    user = home.parent / "user"
+    for shell, place in (
+        ("bash", ".local/share/bash-completion/completions/lash"),
+        ("fish", ".config/fish/completions/lash.fish"),
+    ):
+        done = lash(
+            "completion", shell, "--install", "-o", "json", cwd=tmp_path / "here",
+            env={"XDG_DATA_HOME": "data", "XDG_CONFIG_HOME": "config"},
+        )  # fmt: skip
+        assert done.json["file"] == str(user / place) and (user / place).exists()
+    assert list((tmp_path / "here").iterdir()) == []

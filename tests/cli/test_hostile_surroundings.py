@@ -71,7 +71,10 @@ def test_a_user_without_a_home_is_told_what_to_set(tmp_path, monkeypatch) -> Non
         "sys.exit(main(sys.argv[1:]))\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("LASH", "XDG", "HOME"))}
-    for arguments in (("ls",), ("ls", "-o", "json"), ("turn", "s", "--or-open", "hi"), ("show", "s", "-o", "json")):
+    for arguments in (
+        ("ls",), ("ls", "-o", "json"), ("turn", "s", "--or-open", "hi"), ("show", "s", "-o", "json"),
+        ("completion", "bash", "--install"), ("completion", "fish", "--install", "--home", "somewhere"),
+    ):  # fmt: skip
         done = subprocess.run(
             [COMMAND[0], "-c", script, *arguments],
             env={**environment, "PYTHONPATH": os.pathsep.join(__import__("sys").path)},

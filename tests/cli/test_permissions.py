@@ -14,6 +14,8 @@ import pytest
 from support.prepared import prepare
 from support.unprivileged import run_unprivileged
 
+from lash_cli.paths import resolve_paths
+
 COMMANDS = (
     "ls", "ls -o json", "ls --sort name", "show one", "log one", "queue ls one", "tree one", "usage", "search x",
     "wait one", "turn one x", "open two", "enqueue one x", "resume one", "park one",
@@ -141,3 +143,23 @@ def test_without_a_place_for_temporary_files_everything_usual_works(bound: Bound
         for command in ("turn one x", "gc --dry-run", "gc", "db vacuum", "search x", "db scrub --dry-run"):
             done = bound(*command.split(), env=env)
             assert done.code == 0, (command, done.err)
+
+
+def test_a_home_that_is_closed_to_us_is_told_as_that_by_every_verb(home: Path, tmp_path: Path) -> None:
+    """As after `sudo -u somebody` without `-H`, where HOME is still that of who asked."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o000)
+    variables = {"LASH_HOME": "", "HOME": str(theirs)}
+    for arguments in (
+        "config show", "turn s hi", "cancel s", "key ls", "search x", "ls", "tail s", "db info",
+        "config set defaults.model m", "completion bash --install",
+    ):  # fmt: skip
+        done = run_unprivileged(*arguments.split(), "-o", "jsonl", home=home, env=variables)
+        assert (done.code, done.out, done.error["code"]) == (5, "", "permissions_unsafe"), (arguments, done.err)
+        assert done.error["hint"], arguments
+
+
+def test_a_runtime_directory_that_is_relative_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XDG has it so; there would be another one in every directory that somebody is in."""
+    usual = resolve_paths({"HOME": "/home/me"}).runtime_dir
+    assert resolve_paths({"HOME": "/home/me", "XDG_RUNTIME_DIR": "run"}).runtime_dir == usual
