@@ -122,7 +122,7 @@ class TurnInput(Record):
     @staticmethod
     def of(given: TurnInput | str) -> TurnInput:
         """What a program submits, of which what is stored can be read again (`codec.reread`). Raises `UsageError`:
-        `invalid_turn_input`, and `prompt_not_utf8` as `text`."""
+        `invalid_turn_input`, `missing_execution_scope_id` for a blank turn id, and `prompt_not_utf8` as `text`."""
         if isinstance(given, str):
             return TurnInput.text(given)
         if not isinstance(given, TurnInput):
@@ -139,6 +139,9 @@ class TurnInput(Record):
             reread(msgspec.structs.replace(given, items=tuple(map(_without_bytes, given.items))), TurnInput)
         except (TypeError, ValueError) as error:
             raise _unreadable(str(error)) from error
+        if given.trace_turn_id is not None and not given.trace_turn_id.strip():
+            # No effect has a scope without a name, so a turn that began under this one would never end.
+            raise UsageError("the turn id an input asks for must not be blank", code="missing_execution_scope_id")
         return given
 
 

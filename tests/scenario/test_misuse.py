@@ -584,6 +584,25 @@ async def test_a_place_for_an_input_that_there_is_not_is_refused_before_it_is_st
     assert await session.pending_turn_inputs() == ()
 
 
+@pytest.mark.parametrize("turn_id", ["", " \n"])
+async def test_an_input_that_asks_for_a_turn_without_a_name_is_refused(make_core, turn_id: str) -> None:
+    """Taken, its turn could neither run nor be passed by."""
+    core = make_core(ScriptedCaller([text("hello")]))
+    session = await core.open_session(S)
+    nameless = TurnInput((TextItem("x"),), trace_turn_id=turn_id)
+    for submit in (
+        lambda: session.enqueue(nameless),
+        lambda: core.queue(S).enqueue_all([InputDraft(S, "in-1", nameless)]),
+        lambda: core.inject_turn_input(S, "t1", "k", nameless),
+        lambda: session.turn(nameless).run(),
+    ):
+        with pytest.raises(UsageError) as refused:
+            await submit()
+        assert refused.value.code == "missing_execution_scope_id"
+    assert await session.pending_turn_inputs() == ()
+    assert (await session.turn("hi").run()).result.assistant_message() == "hello"
+
+
 def batch_of(payload: Any, **policies: Any) -> QueuedWorkBatchDraft:
     given = QueuedWorkBatchDraft(S, (payload,), DeliveryPolicy.EARLIEST_SAFE_BOUNDARY, SlotPolicy.EXCLUSIVE)
     return msgspec.structs.replace(given, **policies)
