@@ -11,6 +11,7 @@ from support.scripted import ScriptedCaller, error, text
 
 from lash_cli.api import LashCore, SqliteStore
 from lash_cli.core.content import AttachmentItem, Inline, PluginOrigin, TextItem, TurnInput, message_text
+from lash_cli.core.context import SummaryRequest
 from lash_cli.core.frames import FrameStatus
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
 from lash_cli.core.observation import AgentFrameSwitched, StateCommitted
@@ -390,6 +391,35 @@ async def test_a_turn_whose_plugin_always_fails_can_be_ended_by_a_cancel(make_co
     assert output.result.cancellation.request_id == "r1"
     plugin.where = ""
     assert (await session.turn("three").run()).result.is_success
+
+
+class Pondering(RollingHistory):
+    """A context plugin that asks for a summary and then thinks about it without end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_pondering = asyncio.Event()
+
+    async def compact(self, context):
+        await context.summarise(SummaryRequest("you summarise", "what was said?"))
+        self.is_pondering.set()
+        await asyncio.get_running_loop().create_future()
+
+
+async def test_what_a_compaction_had_cost_when_it_was_stopped_is_booked_with_the_next_turn(make_core) -> None:
+    plugin = Pondering()
+    caller = ScriptedCaller([text("ok"), text("gist", tokens=(70, 7)), text("ok")])
+    session = await talked(make_core(caller, context=[plugin]), "one")
+    compacting = asyncio.create_task(session.admin().compact_context())
+    await asyncio.wait_for(plugin.is_pondering.wait(), 30)
+    compacting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await compacting
+    await session.turn("two").run()
+    stored = await make_core(ScriptedCaller([])).open_session(S, create=False)
+    for report in (session.usage_report(), stored.usage_report()):
+        (entry,) = [entry for entry in report.by_source_model if entry.source == "compaction"]
+        assert (entry.usage.input_tokens, entry.usage.output_tokens) == (70, 7)
 
 
 def with_picture(name: str) -> TurnInput:
