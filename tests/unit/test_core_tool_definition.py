@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
 import pytest
+from support.work import at_most
 
 from lash_cli.core.codec import decode, encode, sha256_hex
 from lash_cli.core.compact_contract import compact_contract
@@ -157,9 +157,8 @@ def test_a_type_has_a_short_name_or_is_any(schema: Any, name: str) -> None:
 
 
 def test_choices_among_choices_do_not_multiply_without_end() -> None:
-    started = time.process_time()
-    assert shown(output_schema={"anyOf": [{"$ref": "#"}] * 40}).returns == "any"
-    assert time.process_time() - started < 5  # going through all of them took minutes
+    with at_most(600_000):
+        assert shown(output_schema={"anyOf": [{"$ref": "#"}] * 40}).returns == "any"
 
 
 def test_a_schema_that_contains_itself_ends() -> None:

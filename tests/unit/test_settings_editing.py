@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import tomllib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.work import at_most
 
 from lash_cli.errors import ConfigError
 from lash_cli.paths import resolve_paths
@@ -210,10 +210,9 @@ def test_a_long_value_is_passed_over_once() -> None:
     names = ",\n".join(['  "model"'] * 20_000)
     labels = "".join(f'l{number} = "x"\n' for number in range(5_000))
     text = f'[defaults]\nsystem = """\n{spoken}"""\n[repl]\ntoolbar = [\n{names}\n]\n[labels]\n{labels}'
-    begun = time.process_time()
-    values = check_document(text, "config.toml")
+    with at_most(2_000_000):
+        values = check_document(text, "config.toml")
     assert values["labels.l4999"].origin == f"user config.toml:{len(lines_of(text))}"
-    assert time.process_time() - begun < 10
 
 
 @pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
