@@ -407,7 +407,7 @@ class RetryingCaller:
             if attempt.is_stopped:
                 return attempt.shown_response()
             if isinstance(raised, LlmTransportError):
-                return raised
+                return self._kept(raised)
             if raised is attempt.sink_fault:
                 raise
             return self._panicked(f"raised {described(raised)}")
@@ -415,6 +415,19 @@ class RetryingCaller:
             return kept_response(answer)
         except ValueError as flaw:
             return self._panicked(str(flaw))
+
+    def _kept(self, failure: LlmTransportError) -> LlmTransportError:
+        """The failure, or the one that stands for it where what is recorded of it could not be read again."""
+        partial = failure.partial
+        try:
+            position = failure.protocol_position
+            reread(AttemptRecord(1, 0, 0, "failed", position, error=from_exception(failure)), AttemptRecord)
+            reread(failure.raw, str | None)
+            if isinstance(partial, LlmResponse):
+                kept_response(msgspec.structs.replace(partial, parts=()))
+        except (TypeError, ValueError) as flaw:
+            return self._panicked(f"raised what cannot be kept: {flaw}")
+        return failure
 
     def _panicked(self, what: str) -> LlmTransportError:
         """The failure that stands for a bug of the provider."""

@@ -103,6 +103,10 @@ def response(content: Any = "hi", **fields: Any) -> LlmResponse:
     return LlmResponse((ProsePart(content),), **fields)
 
 
+def fails(**fields: Any) -> Answering:
+    return raises(LlmTransportError("gone", **{"kind": "http", **fields}))
+
+
 WRONG_ANSWERS: dict[str, Answering] = {
     "nothing": answers(None),
     "text": answers("hi"),
@@ -120,6 +124,14 @@ WRONG_ANSWERS: dict[str, Answering] = {
     "an exception": raises(ValueError("of its own")),
     "an exception that no UTF-8 can hold": raises(ValueError("\ud800")),
     "a cancellation of its own": raises(asyncio.CancelledError()),
+    "a failure of an unknown reason": fails(terminal_reason="tired"),
+    "a failure whose kind no UTF-8 can hold": fails(kind="\ud800"),
+    "a failure at an unknown place": fails(protocol_position="somewhere"),
+    "a failure with a number for its words": fails(raw=5),
+    "a failure whose status is a text": fails(status="busy"),
+    "a failure behind tokens as text": fails(partial=response(usage=TokenUsage("5", 1))),  # type: ignore[arg-type]
+    "a failure behind more tokens than a store can hold": fails(partial=response(usage=TokenUsage(10**30, 1))),
+    "a failure of a model whose name no UTF-8 can hold": fails(partial=response(evidence=ExecutionEvidence("\ud800"))),
 }
 WRONG_RESULTS: dict[str, Answering] = {
     "nothing": answers(None),
