@@ -228,9 +228,12 @@ class ToolDispatcher(ToolAttempts):
                 written = encode(decided.args).decode()
         try:
             args = parse_arguments(written, schema)
-        except (ArgumentsInvalid, SchemaRefused) as error:
+        except ArgumentsInvalid as error:
             text = f"Invalid arguments for {part.tool_name}: {error.message}"
             return await self._refused(FailureClass.INVALID_REQUEST, "invalid_tool_args", text, part, key)
+        except SchemaRefused as error:  # no other arguments would be taken
+            text = f"The contract of {part.tool_name} cannot be used: {error.message}"
+            return await self._refused(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, part, key)
         call = ToolCall(part.tool_call_id, resolved.manifest.id, part.tool_name, args)
         return await self._attempts(call, resolved, key)
 
@@ -238,7 +241,8 @@ class ToolDispatcher(ToolAttempts):
         """What the arguments of a tool are judged by; None when its source has no contract of it, whatever it does
         instead of saying so."""
         try:
-            return resolved.contract().input_schema
+            schema: object = resolved.contract().input_schema
+            return schema if isinstance(schema, dict) else None
         except KeyError:
             return None
         except Exception:

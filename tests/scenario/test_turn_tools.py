@@ -73,6 +73,22 @@ async def test_a_bad_call_is_a_failed_result_and_the_turn_goes_on(make_core, arg
     assert output.result.tool_calls[0].output.outcome.failure.code == code
 
 
+@pytest.mark.parametrize(
+    "schema", ["text", {"type": "object", "properties": []}, {"$ref": "https://elsewhere.test/schema"}]
+)
+async def test_a_tool_whose_schema_cannot_be_used_is_unavailable_whatever_the_model_says(make_core, schema) -> None:
+    class Unusable(NamedTools):
+        def contract(self, tool_id: str) -> ToolContract:
+            return ToolContract(schema)
+
+    caller = ScriptedCaller([calls(("a", "work", '{"value":1}')), text("done")])
+    async with await make_core(caller, tools=[Unusable(("t.work", "work"))]).open_session("s1") as session:
+        result = (await session.turn("go").run()).result
+    told = result.tool_calls[0].output.outcome.failure
+    assert (told.failure_class, told.code) == (FailureClass.UNAVAILABLE, "tool_contract_unavailable")
+    assert result.assistant_message() == "done"
+
+
 class Failing(NamedTools):
     """A source whose tools cannot be described while it is broken."""
 
