@@ -135,6 +135,9 @@ class Lying(ShyTools):
     def resolve_manifest(self, name: str) -> ToolManifest | None:
         return ToolManifest("t.other", "other", "")
 
+    def resolve_manifest_by_id(self, tool_id: str) -> ToolManifest | None:
+        return ToolManifest("t.other", "other", "")
+
 
 @pytest.mark.parametrize(
     "sources",
@@ -153,6 +156,24 @@ def test_a_tool_that_is_not_the_one_or_the_only_one_is_refused_and_changes_nothi
     with pytest.raises(ReconfigureError):
         made.find("deep")
     assert made.export_state() == before
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [(ShyTools(("t.deep", "deep")), ShyTools(("t.deep", "deeper"))), (Lying(),)],
+    ids=["one tool of two sources", "another tool"],
+)
+def test_a_known_tool_is_not_bound_to_one_that_is_not_it_or_not_the_only_one(sources: tuple[ShyTools]) -> None:
+    made = ToolRegistry()
+    for number, source in enumerate(sources):
+        made.upsert_source(f"live:{number}", source)
+    before = made.surface
+    with pytest.raises(ReconfigureError):
+        made.restore_state(ToolState(1, {"t.deep": entry("t.deep", "deep")}))
+    assert made.surface is before
+    with pytest.raises(ReconfigureError):
+        made.find_id("t.deep")
+    assert made.surface is before
 
 
 def test_a_snapshot_carries_no_source_and_no_defaults() -> None:
