@@ -138,6 +138,34 @@ async def test_a_cost_that_went_along_with_a_commit_of_unknown_outcome_is_booked
     assert spent(session) == await stored(core) == {"turn": 15 * turns, "direct": 15}
 
 
+@pytest.mark.parametrize("stands", [True, False], ids=["it stands", "it does not"])
+async def test_a_cost_in_doubt_is_booked_once_also_where_somebody_else_has_committed_since(
+    make_core, monkeypatch, stands: bool
+) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("title"), text("three")]))
+    session = await core.open_session(S)
+    await session.turn("a").run()
+    fence = await held_by_somebody(core)
+    await session.direct_completion(asking())
+    await core.store.release_lease(fence)
+    with monkeypatch.context() as failing:
+        commit_runtime_state = core.store.commit_runtime_state
+
+        async def unsure(commit, **options):
+            if stands:
+                await commit_runtime_state(commit, **options)
+            raise StoreError("the disk refused")
+
+        failing.setattr(core.store, "commit_runtime_state", unsure)
+        with pytest.raises(StoreError):
+            await session.configure(SessionConfigPatch(max_turns=7))
+    other = await make_core(ScriptedCaller([text("two")])).open_session(S)
+    await other.turn("b").run()
+    await session.refresh()
+    await session.turn("c").run()
+    assert spent(session) == await stored(core) == {"turn": 45, "direct": 15}
+
+
 async def test_a_summary_that_came_too_late_is_paid_for_all_the_same(make_core) -> None:
     caller = ScriptedCaller([text("one"), text("two"), text("gist", tokens=(70, 7)), text("three")])
     core = make_core(caller)
