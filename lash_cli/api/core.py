@@ -28,6 +28,7 @@ from lash_cli.core.policy import (
     SessionSpec,
     persisted_config,
     readable_policy,
+    require_iterations,
 )
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import (
@@ -189,6 +190,7 @@ class LashCore(SessionHistories):
                 "a durable effect host needs a durable session store", code="durable_store_required:session_store"
             )
         self._keeps_all = _keeps_all(residency, store)
+        require_iterations(policy.max_turns)
         self.policy = readable_policy(policy)
         self.host = RuntimeHost(
             store,

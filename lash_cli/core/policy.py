@@ -257,7 +257,8 @@ class PolicyChoice(msgspec.Struct, frozen=True, kw_only=True):
 
     def over(self, policy: SessionPolicy) -> SessionPolicy:
         """`policy` with the set fields replaced, and its provider id trimmed. Raises `UsageError` as
-        `readable_policy` does."""
+        `readable_policy` and `require_iterations` do."""
+        require_iterations(self.max_turns)
         policy = readable_policy(msgspec.structs.replace(policy, **self.chosen()))
         return msgspec.structs.replace(policy, provider_id=policy.provider_id.strip())
 
@@ -328,6 +329,12 @@ def readable_policy(policy: SessionPolicy) -> SessionPolicy:
     except ValueError as error:
         raise UsageError(f"that is no policy a session can have: {error}", code="policy_invalid") from error
     return policy
+
+
+def require_iterations(max_turns: object) -> None:
+    """Raise `UsageError` (`policy_invalid`) for a limit under which no turn could ask a model."""
+    if isinstance(max_turns, int) and max_turns < 1:
+        raise UsageError(f"a turn needs at least one model iteration, not {max_turns}", code="policy_invalid")
 
 
 class SessionConfigPatch(PolicyChoice, frozen=True, kw_only=True):

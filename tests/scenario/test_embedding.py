@@ -192,10 +192,10 @@ def test_a_function_that_is_no_tool_yet_is_refused_with_what_makes_it_one() -> N
     assert "@tool(" in refused.value.message
 
 
-@pytest.mark.parametrize("unreadable", [{"model": "a name"}, {"max_turns": "5"}, {"prompt": "Be brief."}])
-async def test_a_policy_that_could_not_be_read_again_is_stored_nowhere(
-    unreadable: dict[str, Any], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    "unreadable", [{"model": "a name"}, {"max_turns": "5"}, {"max_turns": 0}, {"prompt": "Be brief."}]
+)
+async def test_a_policy_that_no_turn_could_use_is_stored_nowhere(unreadable: dict[str, Any], tmp_path: Path) -> None:
     store = SqliteStore.open(tmp_path / "lash.db")
     wiring: dict[str, Any] = {"provider": provider("loopback"), "model": ModelSpec("loopback"), "store": store}
     with pytest.raises(UsageError) as of_core:
