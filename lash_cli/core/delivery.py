@@ -47,11 +47,6 @@ class TurnClaims:
             self.batch_ids += work.batch_ids
 
 
-def ingress_message_id(input_id: str) -> str:
-    """The id of the message an input becomes."""
-    return f"m_ingress_{input_id}"
-
-
 def work_message_id(batch_id: str, index: int) -> str:
     """The id of the message that payload `index` of a batch becomes."""
     return f"m_work_{batch_id}_{index}"

@@ -224,6 +224,11 @@ def judge_cancel(state: InputState, *, is_held: bool) -> CancelVerdict:
     return CancelVerdict.CLAIMED if is_held else CancelVerdict.CANCEL
 
 
+def ingress_message_id(input_id: str) -> str:
+    """The id of the message an input becomes."""
+    return f"m_ingress_{input_id}"
+
+
 def initial_state(ingress: TurnInputIngress) -> InputState:
     """The state a row is inserted with."""
     return InputState.PENDING_ACTIVE if isinstance(ingress, ActiveTurn) else InputState.DEFERRED_NEXT_TURN

@@ -14,7 +14,7 @@ import msgspec
 
 from lash_cli.core.activity import QueuedInputAccepted, QueuedWorkStarted
 from lash_cli.core.content import ErrorPart, Message, user_message
-from lash_cli.core.delivery import ingress_message_id, work_causes, work_messages
+from lash_cli.core.delivery import work_causes, work_messages
 from lash_cli.core.effect import (
     CheckpointCommand,
     CheckpointOutcome,
@@ -24,7 +24,7 @@ from lash_cli.core.effect import (
     iteration_replay_prefix,
     turn_replay_key,
 )
-from lash_cli.core.ingress import PendingTurnInput, completion_of
+from lash_cli.core.ingress import PendingTurnInput, completion_of, ingress_message_id
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.machine_records import CheckpointDelivery, CheckpointEffect
 from lash_cli.core.outcome import TurnIssue

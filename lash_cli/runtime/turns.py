@@ -20,9 +20,9 @@ from lash_cli.core.attachments import has_bytes
 from lash_cli.core.codec import from_builtins
 from lash_cli.core.commit import COMMIT_TOO_LARGE
 from lash_cli.core.content import Message, TurnInput, options_over, user_message
-from lash_cli.core.delivery import TurnClaims, ingress_message_id, turn_options, work_causes, work_messages
+from lash_cli.core.delivery import TurnClaims, turn_options, work_causes, work_messages
 from lash_cli.core.effect import TurnScope
-from lash_cli.core.ingress import materialise
+from lash_cli.core.ingress import ingress_message_id, materialise
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.machine_assembly import assemble_outcome
 from lash_cli.core.machine_records import CheckpointDelivery, CheckpointEffect, DoneEffect

@@ -148,7 +148,7 @@ async def fill(store: SqliteStore, clock: ManualClock, count: int, session_id: s
     soon = clock.now_ms() + 3_600_000
 
     def job(connection: sqlite3.Connection) -> None:
-        session, _ = enqueueing.addressee(connection, session_id)
+        session, *_ = enqueueing.addressee(connection, session_id)
         for index in range(count):
             for kind, ingress in (
                 ("next", NextTurn()),

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from lash_cli.core.content import Message, ProcessOrigin, Role, TextPart, TurnInput, message_text
-from lash_cli.core.delivery import TurnClaims, frame_task_of, ingress_message_id, work_causes, work_messages
+from lash_cli.core.delivery import TurnClaims, frame_task_of, work_causes, work_messages
 from lash_cli.core.graph import CausalRef
-from lash_cli.core.ingress import InputState, NextTurn, PendingTurnInput, TurnInputClaim, TurnInputCompletion
+from lash_cli.core.ingress import (
+    InputState,
+    NextTurn,
+    PendingTurnInput,
+    TurnInputClaim,
+    TurnInputCompletion,
+    ingress_message_id,
+)
 from lash_cli.core.queued_work import (
     AgentFrameTask,
     CommandWork,

@@ -23,6 +23,7 @@ from lash_cli.core.ingress import (
     PendingTurnInputCancelOutcome,
     PendingTurnInputCancelTarget,
     SuffixOutcomes,
+    ingress_message_id,
 )
 from lash_cli.errors import (
     ConflictError,
@@ -144,6 +145,21 @@ class IngressLaws(StoreLaws):
             with pytest.raises(ConflictError) as caught:
                 await make.enqueue(store, "i1", session_id=session_id)
             assert caught.value.code == "input_exists"
+
+    async def test_an_input_id_that_stands_in_the_conversation_is_used_also_after_a_vacuum(self) -> None:
+        """The message of another one would have the name of its own, and no turn that took it could be committed."""
+        store = await make.opened(self.open_store, self.clock)
+        first = await make.enqueue(store, "i1", key="k")
+        lane = make.granted(await store.open_lane(make.drain_request(self.clock)))
+        said = make.append([ingress_message_id("i1")])
+        await store.commit_runtime_state(make.ending(lane, said, release=True))
+        assert (await make.enqueue(store, "i1", key="k")).enqueue_seq == first.enqueue_seq
+        await store.vacuum(S)
+        with pytest.raises(ConflictError) as refused:
+            await make.enqueue(store, "i1", key="k")
+        assert refused.value.code == "input_exists"
+        await make.enqueue(store, "i2", key="k")
+        assert await make.pending_ids(store) == ["i2"]
 
     async def test_a_vacuum_frees_the_keys_of_settled_inputs_and_counts_them(self) -> None:
         store = await make.opened(self.open_store, self.clock, S, "s2")

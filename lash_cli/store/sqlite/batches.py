@@ -342,7 +342,7 @@ class Batches:
         work_class = validate_draft(draft)
 
         def job(connection: sqlite3.Connection) -> QueuedWorkReceipt:
-            session, _ = addressee(connection, draft.session_id)
+            session, *_ = addressee(connection, draft.session_id)
             return insert(connection, session, draft, work_class, self._ids, self._db.clock.now_ms())
 
         return await self._db.write(job, durable=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from lash_cli.core.ingress import InputDraft, PendingTurnInput
+from lash_cli.core.ingress import InputDraft, PendingTurnInput, ingress_message_id
 from lash_cli.core.observation import QueueChanged
 from lash_cli.errors import SessionClosed
 from lash_cli.store.sqlite import inputs
@@ -18,36 +18,45 @@ from lash_cli.store.sqlite.live import append_behind
 from lash_cli.store.sqlite.live_rows import NEWEST, LogEnd, change_row
 from lash_cli.store.sqlite.sessions import Addressee, refuse_missing
 
-# The session that a row enters, and behind what its event is appended, in one look.
+# The session that a row enters, behind what its event is appended, and whether a message of that id was said there, in
+# one look.
 _ADDRESSEE: Final = f"""
-SELECT s.session_key, s.head_revision, s.closed_at_ms, l.epoch, l.hole, ({NEWEST})
+SELECT s.session_key, s.head_revision, s.closed_at_ms, l.epoch, l.hole, ({NEWEST}),
+    EXISTS (SELECT 1 FROM nodes INDEXED BY nodes_by_id
+        WHERE session_key = s.session_key AND node_id = ? AND tombstoned = 0)
 FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key AND l.stamp = ? WHERE s.session_id = ?
 """
 
 
-def addressee(connection: sqlite3.Connection, session_id: str) -> tuple[Addressee, LogEnd | None]:
-    """A session that takes new rows, and the end of its log, None for one that has yet to begin.
+def addressee(
+    connection: sqlite3.Connection, session_id: str, message_id: str | None = None
+) -> tuple[Addressee, LogEnd | None, bool]:
+    """A session that takes new rows, the end of its log, None for one that has yet to begin, and whether it has a
+    message `message_id`.
 
     Raises like `read_session`, and `SessionClosed`. `connection` is the writer's.
     """
     assert isinstance(connection, WriterConnection)
-    row = connection.execute(_ADDRESSEE, (connection.stamp, session_id)).fetchone()
+    row = connection.execute(_ADDRESSEE, (message_id, connection.stamp, session_id)).fetchone()
     if row is None:
         refuse_missing(connection, session_id)
-    key, head_revision, closed_at_ms, epoch, hole, newest = row
+    key, head_revision, closed_at_ms, epoch, hole, newest, is_said = row
     if closed_at_ms is not None:
         raise SessionClosed(f"session {session_id!r} is closed", details={"session": session_id})
     end = None if epoch is None else (epoch, hole, newest)
-    return Addressee(key, session_id, head_revision), end
+    return Addressee(key, session_id, head_revision), end, bool(is_said)
 
 
 def enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
-    """Store a draft that waits and announce it, or answer with what stands under its source key."""
+    """Store a draft that waits and announce it, or answer with what stands under its source key. Raises
+    `ConflictError` (`input_exists`) for the id of an input of which only its message is left, too."""
     assert isinstance(connection, WriterConnection)
-    session, log_end = addressee(connection, draft.session_id)
+    session, log_end, is_said = addressee(connection, draft.session_id, ingress_message_id(draft.input_id))
     submitted = inputs.find_submitted(connection, session.key, draft)
     if submitted is not None:
         return submitted.input
+    if is_said:
+        raise inputs.id_is_used(draft.input_id)
     stored = inputs.insert(connection, session.key, draft, now_ms)
     rows = ((session.head_revision or 0, change_row(QueueChanged("enqueued", (draft.input_id,)))),)
     append_behind(connection, session.key, session.session_id, log_end, rows, now_ms=now_ms)

@@ -278,12 +278,17 @@ def insert(
         else:
             seq = connection.execute(_INSERT_CLAIMED, values + claim).lastrowid
     except sqlite3.IntegrityError as error:
-        raise ConflictError(f"input {draft.input_id!r} exists already", code="input_exists") from error
+        raise id_is_used(draft.input_id) from error
     assert seq is not None, "an insert has a rowid"
     state = initial_state(draft.ingress)
     return PendingTurnInput(
         draft.input_id, draft.session_id, seq, draft.ingress, state, now_ms, draft.input, draft.source_key
     )
+
+
+def id_is_used(input_id: str) -> ConflictError:
+    """What is raised for an input that asks for the id of another one."""
+    return ConflictError(f"input {input_id!r} exists already", code="input_exists")
 
 
 def _address_of(ingress: ActiveTurn) -> tuple[str, str, str, str, str]:
