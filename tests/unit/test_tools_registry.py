@@ -438,6 +438,15 @@ def test_a_warm_restore_never_moves_the_generation_back() -> None:
     assert made.restore_state(snapshot).generation == 5
 
 
+def test_a_warm_restore_goes_on_from_a_snapshot_that_is_ahead() -> None:
+    made = registry(("t.a", "a"))
+    made.set_tool_membership({"a": False})
+    ahead = msgspec.structs.replace(made.export_state(), generation=9)
+    assert made.restore_state(ahead).generation == 9
+    grown = msgspec.structs.replace(made.export_state(), generation=20, tools={})
+    assert made.restore_state(grown).generation == 21
+
+
 def test_a_malformed_snapshot_is_refused_and_changes_nothing() -> None:
     made = registry(("t.a", "a"))
     with pytest.raises(ReconfigureError):
