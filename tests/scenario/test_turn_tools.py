@@ -89,6 +89,17 @@ async def test_a_tool_whose_schema_cannot_be_used_is_unavailable_whatever_the_mo
     assert result.assistant_message() == "done"
 
 
+@pytest.mark.parametrize(("written", "shown"), [("", {}), (" ", {}), ('{"n":1}', {"n": 1}), ("{broken", "{broken")])
+async def test_the_arguments_of_a_call_are_shown_as_json_or_as_the_model_wrote_them(make_core, written, shown) -> None:
+    caller = ScriptedCaller([calls(("a", "work", written)), text("done")])
+    async with await make_core(caller, tools=[NamedTools(("t.work", "work"))]).open_session("s1") as session:
+        output = await session.turn("go").run()
+    told = [
+        item.event.args for item in output.activities if isinstance(item.event, ToolCallStarted | ToolCallCompleted)
+    ]
+    assert told == [shown, shown]
+
+
 class Failing(NamedTools):
     """A source whose tools cannot be described while it is broken."""
 
