@@ -190,10 +190,13 @@ class AcrossProcesses:
         """Ask a turn to stop, in whatever process it runs (contract 01 §6.6).
 
         Without `turn_id` the running turn is meant. Raises `ConflictError`
-        (`no_active_turn`) when none runs, `UsageError` for a blank request id, and for what is no text.
+        (`no_active_turn`) when none runs, `UsageError` for a blank request id
+        (`invalid_turn_cancel_request`) or turn id (`missing_execution_scope_id`), and for what is no text.
         """
         if request_id is not None and not request_id.strip():
             raise UsageError("a cancel request id must not be blank", code="invalid_turn_cancel_request")
+        if turn_id is not None and not turn_id.strip():
+            raise UsageError("the id of the turn to cancel must not be blank", code="missing_execution_scope_id")
         store = self.store
         if turn_id is None:
             running = await self.running_turn(session_id)

@@ -25,7 +25,14 @@ from lash_cli.core.outcome import (
 from lash_cli.core.protocols import CancelSignal, EventSink
 from lash_cli.core.wait import AwaitEventKey, Resolution, ResolvedErr, ResolvedOk, TurnCancelGateWait, TurnTerminalWait
 from lash_cli.effects.inline import InlineEffectHost
-from lash_cli.errors import EffectError, SessionDeleted, SessionExecutionLeaseExpired, StoreError, WaitTimeout
+from lash_cli.errors import (
+    EffectError,
+    SessionDeleted,
+    SessionExecutionLeaseExpired,
+    StoreError,
+    UsageError,
+    WaitTimeout,
+)
 from lash_cli.runtime.lane import LaneGuard
 from lash_cli.system import SystemClock, SystemIds
 
@@ -313,3 +320,18 @@ async def test_a_model_call_that_a_cancel_ended_is_no_fault_of_its_provider(make
     result = (await running).result
     assert (result.outcome, result.errors) == (Stopped("cancelled"), ())
     await session.close()
+
+
+@pytest.mark.parametrize(
+    ("turn_id", "request_id", "code"),
+    [("t1", " ", "invalid_turn_cancel_request"), (" ", "r1", "missing_execution_scope_id")],
+)
+async def test_a_request_without_a_name_or_for_a_turn_without_one_is_refused(
+    make_core, turn_id: str, request_id: str, code: str
+) -> None:
+    core = make_core(ScriptedCaller([]))
+    await core.open_session("s1")
+    with pytest.raises(UsageError) as refused:
+        await core.request_turn_cancel("s1", turn_id=turn_id, request_id=request_id)
+    assert refused.value.code == code
+    assert await core.store.cancel_gate("s1", turn_id) is None
