@@ -214,8 +214,9 @@ def test_marks_without_number_are_put_in_order_few_at_a_time(monkeypatch: pytest
         assert len(text) <= 1 + MARKS_TOGETHER, "all of them together would take minutes"
         return normalize(form, text)
 
-    monkeypatch.setattr(unicodedata, "normalize", watched)
-    edited = apply_edits(f"“x”{marked}\n".encode(), [Replacement(f'"x"{marked}', "y")], "p")
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(unicodedata, "normalize", watched)
+        edited = apply_edits(f"“x”{marked}\n".encode(), [Replacement(f'"x"{marked}', "y")], "p")
     assert edited.content == b"y\n"
 
 
