@@ -66,6 +66,8 @@ class CommitLaws(StoreLaws):
             await store.commit_runtime_state(make.commit(fence, make.append(["m2"], parent="m1")))
         replaced = await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1")))
         assert replaced.head_revision == 2
+        with pytest.raises(HeadRevisionConflict):  # who names a head is held to it whatever is done to it
+            await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["n2"]), "n2"), expected=1))
 
     async def test_parts_of_another_session_are_refused(self) -> None:
         store = await make.opened(self.open_store, self.clock, S, "s2")
@@ -117,11 +119,14 @@ class CommitLaws(StoreLaws):
         assert await store.load_component(second.component_refs["b"]) == b"new"
         third = await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=2))
         assert third.component_refs == second.component_refs
+        earlier = {"b": CheckpointComponent(ref=first.component_refs["b"])}
+        fourth = await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=3, components=earlier))
+        assert fourth.component_refs == {name: first.component_refs[name] for name in ("a", "b")}
         with pytest.raises(MissingCheckpointComponent):
             await store.load_component("f" * 64)
         with pytest.raises(MissingCheckpointComponent):
             await store.commit_runtime_state(
-                make.commit(fence, Unchanged("m1"), expected=3, components={"a": CheckpointComponent(ref="f" * 64)})
+                make.commit(fence, Unchanged("m1"), expected=4, components={"a": CheckpointComponent(ref="f" * 64)})
             )
 
     async def test_usage_rows_sum(self) -> None:
