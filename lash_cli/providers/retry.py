@@ -420,7 +420,7 @@ class RetryingCaller:
         """The failure, or the one that stands for it where what is recorded of it could not be read again."""
         partial = failure.partial
         try:
-            position = failure.protocol_position
+            position: Any = failure.protocol_position  # what a provider of a program's own says it is
             reread(AttemptRecord(1, 0, 0, "failed", position, error=from_exception(failure)), AttemptRecord)
             reread(failure.raw, str | None)
             if isinstance(partial, LlmResponse):
