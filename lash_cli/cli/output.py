@@ -112,12 +112,6 @@ def emit_many(
         say(f"more: repeat with --cursor {next_cursor}")
 
 
-def emit_line(document: Document) -> None:
-    """Print one JSON line of a stream and flush it, so that a reader sees it now."""
-    write_line(to_json(document))
-    flush()
-
-
 def to_json(document: Any) -> str:
     """One line of JSON that a terminal cannot be steered by; ASCII only with `--ascii`."""
     return safe_json(json.dumps(document, ensure_ascii=current().output.ascii, separators=(",", ":")))
@@ -139,11 +133,6 @@ def write_lines(lines: Iterable[str]) -> None:
     """Several lines to stdout."""
     for line in lines:
         write_line(line)
-
-
-def flush() -> None:
-    """Push what was written to the reader now."""
-    sys.stdout.flush()
 
 
 def say(text: str) -> None:
