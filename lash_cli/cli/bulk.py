@@ -14,6 +14,7 @@ from lash_cli.errors import LashError, PartialOutcomeError
 from lash_cli.store.base import RuntimePersistence, SessionMeta
 
 COLUMNS = ("name", "id", "outcome")
+_NAMED_IN_QUESTION = 5
 
 Action = Callable[[SessionMeta], Awaitable[str]]
 
@@ -27,6 +28,13 @@ async def resolve_all(store: RuntimePersistence, references: Sequence[str]) -> l
         meta = await resolve_session(store, reference)
         found.setdefault(meta.session_id, meta)
     return list(found.values())
+
+
+def deletion_question(metas: Sequence[SessionMeta]) -> str:
+    """What a person is asked before sessions are deleted: the first few by name, how many more by number."""
+    named = ", ".join(f"{meta.name} ({meta.session_id})" for meta in metas[:_NAMED_IN_QUESTION])
+    more = f" and {len(metas) - _NAMED_IN_QUESTION} more" if len(metas) > _NAMED_IN_QUESTION else ""
+    return f"delete {named}{more} for ever?"
 
 
 async def apply_to_each(metas: Sequence[SessionMeta], action: Action) -> tuple[list[Document], list[LashError]]:

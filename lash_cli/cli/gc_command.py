@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lash_cli.cli.asking import confirm
+from lash_cli.cli.bulk import deletion_question
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, say
 from lash_cli.cli.progress import progress
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from lash_cli.store.base import RuntimePersistence, SessionRow
     from lash_cli.store.sqlite.maintenance import Collected, Maintenance
     from lash_cli.tools.spilling import Spilled
-
-_NAMED_IN_QUESTION = 5
 
 
 def command(
@@ -57,7 +56,7 @@ def command(
     with progress("looking for sessions that nobody uses"):
         expired = run_async(_expired(idle_since_ms, now_ms)) if idle_since_ms is not None else []
     if expired and not dry_run:
-        confirm(_question(expired))
+        confirm(f"retention.max_age: {deletion_question([row.meta for row in expired])}")
         run_async(_delete(expired, idle_since_ms or 0))
     with progress("looking for what nothing needs" if dry_run else "removing what nothing needs"):
         collected = run_async(_would_collect(cutoff_ms) if dry_run else _collect(cutoff_ms))
@@ -98,12 +97,6 @@ def _is_expired(row: SessionRow, idle_since_ms: int, now_ms: int) -> bool:
     used_at_ms = max(row.meta.created_at_ms, row.last_commit_at_ms or 0)
     is_busy = row.running_turn_id is not None or is_lease_live(row.lease, now_ms, is_definitely_dead)
     return used_at_ms < idle_since_ms and not is_busy and not row.pending_inputs and not row.pending_batches
-
-
-def _question(expired: list[SessionRow]) -> str:
-    named = ", ".join(f"{row.meta.name} ({row.meta.session_id})" for row in expired[:_NAMED_IN_QUESTION])
-    more = f" and {len(expired) - _NAMED_IN_QUESTION} more" if len(expired) > _NAMED_IN_QUESTION else ""
-    return f"retention.max_age: delete {named}{more} for ever?"
 
 
 async def _delete(expired: list[SessionRow], idle_since_ms: int) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from lash_cli.cli.arguments import SomeSessions
 from lash_cli.cli.asking import confirm
-from lash_cli.cli.bulk import COLUMNS, apply_to_each, finish, resolve_all
+from lash_cli.cli.bulk import COLUMNS, apply_to_each, deletion_question, finish, resolve_all
 from lash_cli.cli.documents import Document
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.park_command import idle_row
@@ -21,8 +21,6 @@ from lash_cli.cli.reading import every_session, read_session_row, reading_store,
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.errors import LashError
 from lash_cli.store.base import RuntimePersistence, SessionMeta
-
-_NAMED_IN_QUESTION = 5
 
 
 def command(
@@ -42,15 +40,9 @@ def command(
         rows = [{"id": meta.session_id, "name": meta.name, "outcome": "would_delete", "code": None} for meta in metas]
         emit_many("Deleted", rows, columns=COLUMNS)
         return 0
-    confirm(_question(metas))
+    confirm(deletion_question(metas))
     deleted, errors = run_async(_delete(metas))
     return finish("Deleted", deleted, errors)
-
-
-def _question(metas: list[SessionMeta]) -> str:
-    named = ", ".join(f"{meta.name} ({meta.session_id})" for meta in metas[:_NAMED_IN_QUESTION])
-    more = f" and {len(metas) - _NAMED_IN_QUESTION} more" if len(metas) > _NAMED_IN_QUESTION else ""
-    return f"delete {named}{more} for ever?"
 
 
 async def _chosen(references: list[str], with_children: bool) -> list[SessionMeta]:
