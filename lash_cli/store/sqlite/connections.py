@@ -51,7 +51,7 @@ ROLLBACK = "ROLLBACK"
 FULL = "PRAGMA synchronous = FULL"
 NORMAL = "PRAGMA synchronous = NORMAL"
 # `journal_size_limit` cuts a WAL that is begun again back to what is kept allocated: a longer one has frames waiting.
-WAL_KEPT_BYTES: Final = 4 * 1024 * 1024
+WAL_KEPT_BYTES: Final = 16 * 1024 * 1024
 NO_WAITING = "PRAGMA busy_timeout = 0"
 # A pragma may have to read a file that another process is switching to WAL, so waiting is turned off last.
 WRITER_PRAGMAS = (
