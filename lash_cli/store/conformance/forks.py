@@ -11,7 +11,7 @@ from lash_cli.core.content import TextItem, TurnInput
 from lash_cli.core.frames import FrameStatus, current_frame, open_frame
 from lash_cli.core.graph import chain
 from lash_cli.core.head_state import TurnState
-from lash_cli.core.ingress import InputDraft
+from lash_cli.core.ingress import InputDraft, ingress_message_id
 from lash_cli.core.machine_tail import own_message_id
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted
@@ -300,6 +300,26 @@ class ForkLaws(StoreLaws):
         drained = make.granted(await store.open_lane(make.drain_request(self.clock, session_id=F)))
         assert drained.turn is not None and drained.turn.turn_id == "d1"
         assert make.ids_of(drained.claim) == ["i1"]
+
+    async def test_an_input_of_a_fork_never_has_the_id_of_one_that_it_shares(self) -> None:
+        """Its message would be taken for the other one, and what was asked would be missing from the conversation."""
+        store = await make.opened(self.open_store, self.clock)
+        await make.enqueue(store, "i1")
+        lane = make.granted(await store.open_lane(make.drain_request(self.clock)))
+        said = make.append([ingress_message_id("i1")])
+        await store.commit_runtime_state(make.ending(lane, said, release=True))
+        await fork(store, self.clock)
+        await fork(store, self.clock, "deep", source=F)
+        await grow(store, self.clock, S, [ingress_message_id("i2")], ingress_message_id("i1"))
+        fence = await make.fence_of(store, self.clock, session_id=S)
+        await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1"), expected=2))
+        await store.vacuum(S)
+        for session_id in (F, "deep"):
+            with pytest.raises(ConflictError) as refused:
+                await make.enqueue(store, "i1", session_id=session_id)
+            assert refused.value.code == "input_exists"
+        await make.enqueue(store, "i2", session_id=F)
+        assert await make.pending_ids(store, F) == ["i2"]
 
     async def test_a_refused_fork_leaves_nothing(self) -> None:
         store, _ = await make.branched(self.open_store, self.clock)

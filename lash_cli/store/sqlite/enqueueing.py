@@ -14,16 +14,18 @@ from lash_cli.core.observation import QueueChanged
 from lash_cli.errors import SessionClosed
 from lash_cli.store.sqlite import inputs
 from lash_cli.store.sqlite.announcing import WriterConnection
+from lash_cli.store.sqlite.lineage import find_node, segments_of
 from lash_cli.store.sqlite.live import append_behind
 from lash_cli.store.sqlite.live_rows import NEWEST, LogEnd, change_row
 from lash_cli.store.sqlite.sessions import Addressee, refuse_missing
 
-# The session that a row enters, behind what its event is appended, and whether a message of that id was said there, in
-# one look.
+# The session that a row enters, behind what its event is appended, and its next seq where a message of that id may have
+# been said there: it stands there, or in a history that is shared with others. In one look.
 _ADDRESSEE: Final = f"""
 SELECT s.session_key, s.head_revision, s.closed_at_ms, l.epoch, l.hole, ({NEWEST}),
-    EXISTS (SELECT 1 FROM nodes INDEXED BY nodes_by_id
+    CASE WHEN EXISTS (SELECT 1 FROM nodes INDEXED BY nodes_by_id
         WHERE session_key = s.session_key AND node_id = ? AND tombstoned = 0)
+    OR EXISTS (SELECT 1 FROM node_origins WHERE session_key = s.session_key) THEN s.next_seq END
 FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key AND l.stamp = ? WHERE s.session_id = ?
 """
 
@@ -32,7 +34,7 @@ def addressee(
     connection: sqlite3.Connection, session_id: str, message_id: str | None = None
 ) -> tuple[Addressee, LogEnd | None, bool]:
     """A session that takes new rows, the end of its log, None for one that has yet to begin, and whether it has a
-    message `message_id`.
+    message `message_id`, of its own or inherited.
 
     Raises like `read_session`, and `SessionClosed`. `connection` is the writer's.
     """
@@ -40,11 +42,16 @@ def addressee(
     row = connection.execute(_ADDRESSEE, (message_id, connection.stamp, session_id)).fetchone()
     if row is None:
         refuse_missing(connection, session_id)
-    key, head_revision, closed_at_ms, epoch, hole, newest, is_said = row
+    key, head_revision, closed_at_ms, epoch, hole, newest, next_seq = row
     if closed_at_ms is not None:
         raise SessionClosed(f"session {session_id!r} is closed", details={"session": session_id})
     end = None if epoch is None else (epoch, hole, newest)
-    return Addressee(key, session_id, head_revision), end, bool(is_said)
+    is_said = (
+        message_id is not None
+        and next_seq is not None
+        and find_node(connection, segments_of(connection, key, next_seq), message_id) is not None
+    )
+    return Addressee(key, session_id, head_revision), end, is_said
 
 
 def enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
