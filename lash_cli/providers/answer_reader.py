@@ -60,6 +60,7 @@ class AnswerReader:
         self._assembler = wire.assembler(request, None)
         self._decoder = SseDecoder()
         self._has_event = False
+        self._is_behind = False
         self._is_done = False
         self._unframed = bytearray()
         self._size = 0
@@ -103,7 +104,12 @@ class AnswerReader:
         return self.conclude()
 
     async def take_tail(self) -> None:
-        """Take the event left open at the end; when it was cut in the middle, the missing proof says it better."""
+        """Take the event left open at the end; when it was cut in the middle, the missing proof says it better.
+
+        Not where one before it was left, as by a time-out while the sink had it: a proof behind a gap proves nothing.
+        """
+        if self._is_behind:
+            return
         try:
             await self._take_events(self._decoder.flush())
         except LlmTransportError as error:
@@ -119,6 +125,7 @@ class AnswerReader:
         await self._take_events(self._decoder.feed(chunk))
 
     async def _take_events(self, events: list[str]) -> None:
+        self._is_behind = True
         for data in events:
             text = data.strip()
             if not text or self._is_done:
@@ -132,6 +139,7 @@ class AnswerReader:
                 continue  # no half of a document, but another server's way to say the same
             await self._take_json(text, "invalid_sse_json", "the stream holds an event that is not JSON")
             self._is_done = self._assembler.is_finished
+        self._is_behind = False
 
     async def _take_json(self, text: str | bytes, code: str, problem: str) -> None:
         """Feed one JSON document: a chunk, a whole answer or an error."""

@@ -183,6 +183,29 @@ async def test_a_proof_without_its_blank_line_counts_when_the_time_is_up(
     assert len(result.record.attempts) == 1
 
 
+async def test_a_proof_behind_text_that_was_not_taken_does_not_count_when_the_time_is_up(
+    pass_time: Callable[[], None],
+) -> None:
+    # Contract 06 §5: a sink that is slow may hold one event while others wait behind it.
+    reply = text_reply("one two three")
+    proof_end = reply.body.index(b"\n\n", reply.body.index(b'"stop"'))
+    silent = Reply((reply.body[:proof_end],), ending="hang")
+    held = asyncio.Event()
+
+    async def hold(event: StreamEvent) -> None:
+        held.set()
+        await asyncio.Event().wait()
+
+    limits = {"request_timeout_seconds": LIMIT_S, "max_attempts": 1}
+    async with ChatServer([silent]) as server, Client(server.base_url, **limits) as client:
+        calling = asyncio.create_task(client.caller.call(REQUEST, sink=hold, cancel=client.cancel))
+        await held.wait()
+        pass_time()
+        result = await calling
+    assert result.response is None, "an answer with a gap in it"
+    assert result.error.kind == "timeout"
+
+
 async def test_an_error_without_its_blank_line_is_told_and_not_that_there_was_no_end() -> None:
     said = sse({"error": {"message": "the model is resting", "code": 503}}, done=False).rstrip()
     result, _, _ = await run(Reply((said,)), max_attempts=1)
