@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +404,29 @@ async def test_however_often_an_effect_is_cancelled_it_can_be_run_again_at_once(
     runs = Runs(tool_outcome())
     again = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE).execute(envelope(tool_command()), runs)
     assert await asyncio.wait_for(again, 30) == tool_outcome()
+    assert runs.contexts == [EffectContext(2, True, None)]
+
+
+def test_an_effect_whose_event_loop_was_closed_over_it_can_be_run_again_at_once(
+    store: SqliteStore, clock: ManualClock
+) -> None:
+    async def effect(context: EffectContext) -> EffectOutcome:
+        started.set()
+        await asyncio.Event().wait()
+        return tool_outcome()
+
+    def execute(run: Callable[[EffectContext], Any]) -> Coroutine[Any, Any, EffectOutcome]:
+        return JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE).execute(envelope(tool_command()), run)
+
+    started = asyncio.Event()
+    loop = asyncio.new_event_loop()
+    left = execute(effect)
+    loop.create_task(left)._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.run_until_complete(started.wait())
+    loop.close()
+    left.close()  # as the garbage collector does
+    runs = Runs(tool_outcome())
+    assert asyncio.run(asyncio.wait_for(execute(runs), 30)) == tool_outcome()
     assert runs.contexts == [EffectContext(2, True, None)]
 
 

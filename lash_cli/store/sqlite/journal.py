@@ -18,7 +18,7 @@ from lash_cli.core.effect import CanonicalEnvelope
 from lash_cli.core.lease import LeaseFence, is_fence_live
 from lash_cli.errors import SessionExecutionLeaseExpired, StoreUnusable
 from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRecording, JournalRow
-from lash_cli.store.sqlite.database import Database
+from lash_cli.store.sqlite.database import Database, running_loop
 from lash_cli.store.sqlite.sessions import lease_row
 
 if TYPE_CHECKING:
@@ -284,12 +284,16 @@ class Journal:
 
     async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
         """Give a claim up without a result, so that a retry need not wait for the lease to run out; also where the
-        caller, who is as a rule cancelled already, is cancelled once more before the writer comes to it."""
+        caller, who is as a rule cancelled already, is cancelled once more before the writer comes to it, or its event
+        loop was closed over it."""
         import asyncio
 
         def release(connection: sqlite3.Connection) -> None:
             connection.execute(_RELEASE, (scope_key, replay_key, token))
 
+        if running_loop() is None:
+            self._database.write_sync(release, durable=False)
+            return
         await asyncio.shield(self._database.write_later(release, waits_for_company=False))
 
     async def journal_rows(self, scope_key: str) -> tuple[JournalRow, ...]:
