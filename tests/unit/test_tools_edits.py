@@ -206,8 +206,9 @@ def test_a_very_long_edit_is_made_at_once_and_keeps_the_lines_around_what_it_cha
     assert edited.content.decode() == "".join([*ends, *new, *ends])
 
 
-def test_marks_without_number_are_put_in_order_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    marked = "a" + "\u0301\u0323" * 100_000
+@pytest.mark.parametrize("base", ["a", "ﬁ"], ids=["a plain character", "one that is compared as something else"])
+def test_marks_without_number_are_put_in_order_few_at_a_time(monkeypatch: pytest.MonkeyPatch, base: str) -> None:
+    marked = base + "\u0301\u0323" * 100_000
     normalize = unicodedata.normalize
 
     def watched(form: Literal["NFKC"], text: str) -> str:
