@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 import pytest
@@ -108,6 +110,21 @@ async def test_a_session_is_not_closed_over_a_cost_that_cannot_be_booked(make_co
     assert await stored(core) == {"direct": 15}
 
 
+@contextmanager
+def commits_of_unknown_outcome(core: LashCore, monkeypatch: pytest.MonkeyPatch, stands: bool) -> Iterator[None]:
+    """Each commit of the block is told as refused; whether it `stands` all the same is not. The block has to fail."""
+    commit_runtime_state = core.store.commit_runtime_state
+
+    async def unsure(commit, **options):
+        if stands:
+            await commit_runtime_state(commit, **options)
+        raise StoreError("the disk refused")
+
+    with monkeypatch.context() as failing, pytest.raises(StoreError):
+        failing.setattr(core.store, "commit_runtime_state", unsure)
+        yield
+
+
 @pytest.mark.parametrize("stands", [True, False], ids=["it stands", "it does not"])
 @pytest.mark.parametrize("taken_by", ["turn", "change"])
 async def test_a_cost_that_went_along_with_a_commit_of_unknown_outcome_is_booked_once(
@@ -119,20 +136,11 @@ async def test_a_cost_that_went_along_with_a_commit_of_unknown_outcome_is_booked
     fence = await held_by_somebody(core)
     await session.direct_completion(asking())
     await core.store.release_lease(fence)
-    with monkeypatch.context() as failing:
-        commit_runtime_state = core.store.commit_runtime_state
-
-        async def unsure(commit, **options):
-            if stands:
-                await commit_runtime_state(commit, **options)
-            raise StoreError("the disk refused")
-
-        failing.setattr(type(core.store), "commit_runtime_state", staticmethod(unsure))
-        with pytest.raises(StoreError):
-            if taken_by == "turn":
-                await session.turn("b").run()
-            else:
-                await session.configure(SessionConfigPatch(max_turns=7))
+    with commits_of_unknown_outcome(core, monkeypatch, stands):
+        if taken_by == "turn":
+            await session.turn("b").run()
+        else:
+            await session.configure(SessionConfigPatch(max_turns=7))
     await session.turn("c").run()
     turns = 3 if taken_by == "turn" else 2
     assert spent(session) == await stored(core) == {"turn": 15 * turns, "direct": 15}
@@ -148,17 +156,8 @@ async def test_a_cost_in_doubt_is_booked_once_also_where_somebody_else_has_commi
     fence = await held_by_somebody(core)
     await session.direct_completion(asking())
     await core.store.release_lease(fence)
-    with monkeypatch.context() as failing:
-        commit_runtime_state = core.store.commit_runtime_state
-
-        async def unsure(commit, **options):
-            if stands:
-                await commit_runtime_state(commit, **options)
-            raise StoreError("the disk refused")
-
-        failing.setattr(core.store, "commit_runtime_state", unsure)
-        with pytest.raises(StoreError):
-            await session.configure(SessionConfigPatch(max_turns=7))
+    with commits_of_unknown_outcome(core, monkeypatch, stands):
+        await session.configure(SessionConfigPatch(max_turns=7))
     other = await make_core(ScriptedCaller([text("two")])).open_session(S)
     await other.turn("b").run()
     await session.refresh()
