@@ -34,6 +34,7 @@ class SeenSession(msgspec.Struct):
     clock that is set back prolongs none."""
 
     attempts: int = 0
+    overtaken: int = 0
     not_before: float = 0.0
     is_aside: bool = False
     busy_since: float | None = None
@@ -204,6 +205,13 @@ class WorkSearch:
         rest_s = backoff_s(seen.attempts)
         seen.not_before = self._clock.monotonic() + rest_s
         return round(rest_s * 1000)
+
+    def was_overtaken(self, session_id: str) -> None:
+        """Let a session rest whose lane somebody else took first: however often that happens in a row, it is no failure
+        of anybody."""
+        seen = self._remembered(session_id)
+        seen.overtaken += 1
+        seen.not_before = self._clock.monotonic() + backoff_s(seen.overtaken)
 
     def set_aside(self, session_id: str) -> None:
         """Leave a session alone for a good while; nobody waits for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from functools import partial
 
 import msgspec
@@ -14,6 +15,8 @@ from support.switching import Switching, switch
 from lash_cli.api import LashCore, LeaseTimings, QueueWorker, Stopped, WorkOptions
 from lash_cli.core.lease import LeaseOwnerIdentity, LocalProcess
 from lash_cli.errors import ConfigError, NotFoundError, QueueHeld, SessionClosed, SessionDeleted, StoreLocked
+from lash_cli.runtime.demand import MAX_ATTEMPTS
+from lash_cli.runtime.requests import TurnOutput
 from lash_cli.runtime.work_events import (
     ActivityShown,
     HeldAfterFailure,
@@ -415,6 +418,34 @@ async def test_a_lane_that_stays_busy_too_long_is_left_to_its_holder(make_core) 
     assert len(await session.pending_turn_inputs()) == 1
     caller.gate.set()
     await running
+
+
+async def test_a_lane_that_others_are_always_faster_to_take_is_never_given_up(make_core) -> None:
+    """Each look finds the lane free, between two turns of somebody else, and each pass finds it taken."""
+    core = make_core(answering())
+    await sessions(core, S)
+    await core.queue(S).enqueue("hello")
+    lost = 0
+
+    @contextlib.asynccontextmanager
+    async def open_one(session_id: str):
+        async with opener(core)(session_id) as session:
+            yield OftenTooLate(session)
+
+    class OftenTooLate:
+        def __init__(self, session) -> None:
+            self._session = session
+
+        async def drain_once(self, sink):
+            nonlocal lost
+            if lost < 2 * MAX_ATTEMPTS:
+                lost += 1
+                return TurnOutput(None, idle="lane_busy")
+            return await self._session.drain_once(sink)
+
+    report = await QueueWorker(core.store, Skipping(), open_one, WorkOptions(until_empty=True)).run()
+    assert (report.turns, report.errors, report.stopped_by) == (1, 0, "empty")
+    assert await core.queue(S).pending_inputs() == ()
 
 
 async def test_a_turn_of_a_dead_process_is_finished_at_once(make_core) -> None:
