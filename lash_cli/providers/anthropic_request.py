@@ -14,6 +14,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from lash_cli.core.codec import encode
@@ -39,8 +40,8 @@ from lash_cli.providers.attachments import CARRIED, AttachmentBytes, carrying_re
 from lash_cli.providers.caching import CacheRetention, marked_last, marks_of
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
-from lash_cli.providers.past import attached_words, past_name, past_object, system_words, words_of
-from lash_cli.providers.prefix import Frame, Piece, PrefixCache
+from lash_cli.providers.past import attached_words, odd_names, past_name, past_object, system_words, words_of
+from lash_cli.providers.prefix import Encode, Frame, Piece, PrefixCaches
 from lash_cli.providers.reasoning import Budget, Effort, ToggleOff, intent_of, refused
 from lash_cli.providers.schemas import project
 
@@ -91,7 +92,7 @@ class AnthropicEncoder:
         self._prefix_mismatch = thinking_prefix_mismatch
         self._extra_body = checked_extra_body(extra_body or {}, omit_body)
         self._attachment_bytes = attachment_bytes
-        self._cache = PrefixCache(self._pieces, _FRAMES)
+        self._caches = PrefixCaches(self._encoding, _FRAMES)
         self._has_files = False
         self._tools: tuple[LlmToolSpec, ...] = ()
         self._tool_bytes: list[bytes] = []
@@ -122,7 +123,7 @@ class AnthropicEncoder:
         if system:
             head += b'"system":[' + marked_last(system, marks.system) + b"],"
         head += b'"messages":['
-        body = self._cache.join(head, request.messages, options, marks.messages)
+        body = self._caches.of(odd_names(request.tools)).join(head, request.messages, options, marks.messages)
         if body.startswith(b"]", len(head)):
             raise refused("empty_conversation", "the conversation holds nothing that this provider can be sent")
         return body
@@ -188,21 +189,25 @@ class AnthropicEncoder:
                 has_more_to_say = self._expose_thinking or self._prefix_mismatch is not None
                 return adaptive if has_more_to_say and _thinks_by_default(model) else None
 
-    def _pieces(self, message: Message) -> list[Piece]:
+    def _encoding(self, odd: frozenset[str]) -> Encode:
+        """How messages are written where these odd names are offered."""
+        return partial(self._pieces, odd)
+
+    def _pieces(self, odd: frozenset[str], message: Message) -> list[Piece]:
         if message.role is Role.ASSISTANT:
-            return [_framed(self._assistant_blocks(message), "assistant")]
+            return [_framed(self._assistant_blocks(odd, message), "assistant")]
         blocks = [_result_block(part) for part in message.parts if isinstance(part, ToolResultPart)]
         blocks += [block for part in message.parts if (block := self._user_block(part)) is not None]
         return [_framed(blocks, "user", told_apart=message.role is Role.SYSTEM)]
 
-    def _assistant_blocks(self, message: Message) -> list[dict[str, Any]]:
+    def _assistant_blocks(self, odd: frozenset[str], message: Message) -> list[dict[str, Any]]:
         """Blocks in the order of their parts; thinking at the end is left out, because the wire refuses it there."""
-        blocks = [block for part in message.parts if (block := self._assistant_block(part)) is not None]
+        blocks = [block for part in message.parts if (block := self._assistant_block(odd, part)) is not None]
         while blocks and blocks[-1]["type"] in _THINKING:
             blocks.pop()
         return blocks
 
-    def _assistant_block(self, part: Part) -> dict[str, Any] | None:
+    def _assistant_block(self, odd: frozenset[str], part: Part) -> dict[str, Any] | None:
         match part:
             case ReasoningPart():
                 return self._reasoning_block(part)
@@ -210,7 +215,7 @@ class AnthropicEncoder:
                 return {
                     "id": wire_call_id(part.tool_call_id),
                     "input": past_object(part.input_json),
-                    "name": past_name(part.tool_name),
+                    "name": past_name(part.tool_name, odd),
                     "type": "tool_use",
                 }
             case _:

@@ -47,6 +47,7 @@ from lash_cli.providers.openai_dialect import NO_ANSWER, OPENAI, OpenAiDialect
 from lash_cli.providers.past import (
     SIGNATURE_PLACEHOLDER,
     attached_words,
+    odd_names,
     past_arguments,
     past_name,
     system_words,
@@ -116,20 +117,20 @@ class ChatEncoder:
             head += encode({"content": system, "role": "system"})
         capability = request.model.capability
         needs_signatures = capability is not None and capability.thought_signatures == "required"
-        cache = self._caches.of((self.route(request.model.id), is_marked, needs_signatures))
+        cache = self._caches.of((self.route(request.model.id), is_marked, needs_signatures, odd_names(request.tools)))
         return cache.join(head, request.messages, b"]," + options[1:], marks.messages)
 
     def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
         """What becomes of the request's generation intent."""
         return self.dialect.spoken(request, _WORDS).receipt
 
-    def _encoding(self, way: tuple[str, bool, bool]) -> Encode:
+    def _encoding(self, way: tuple[str, bool, bool, frozenset[str]]) -> Encode:
         """How messages are written for one route, with or without places for marks, to a model that demands signatures
-        of calls or does not."""
-        route, is_marked, needs_signatures = way
+        of calls or does not, where these odd names are offered."""
+        route, is_marked, needs_signatures, odd = way
         replayed = route if self.dialect.replay_reasoning else None
         return _MessageEncoder(
-            replayed, is_marked, needs_signatures, self._attachment_bytes, self.dialect
+            replayed, is_marked, needs_signatures, odd, self._attachment_bytes, self.dialect
         ).encode_message
 
     def _options(self, request: LlmRequest, marks: CacheMarks) -> dict[str, Any]:
@@ -195,12 +196,14 @@ class _MessageEncoder:
         route: str | None,
         is_marked: bool,
         needs_signatures: bool,
+        odd: frozenset[str],
         attachment_bytes: AttachmentBytes,
         dialect: OpenAiDialect,
     ) -> None:
         self._route = route
         self._is_marked = is_marked
         self._needs_signatures = needs_signatures
+        self._odd = odd
         self._attachment_bytes = attachment_bytes
         self._dialect = dialect
 
@@ -241,7 +244,10 @@ class _MessageEncoder:
         text = "".join(filter(None, map(words_of, message.parts)))
         calls = [
             {
-                "function": {"arguments": past_arguments(part.input_json), "name": past_name(part.tool_name)},
+                "function": {
+                    "arguments": past_arguments(part.input_json),
+                    "name": past_name(part.tool_name, self._odd),
+                },
                 "id": self._dialect.call_id(part.tool_call_id, MAX_ID_CHARS),
                 "type": "function",
                 **self._signed(part.replay, is_first=number == 0),
@@ -288,7 +294,7 @@ class _MessageEncoder:
     def _result(self, part: ToolResultPart) -> dict[str, Any]:
         return {
             "content": part.content,
-            "name": past_name(part.tool_name),
+            "name": past_name(part.tool_name, self._odd),
             "role": "tool",
             "tool_call_id": self._dialect.call_id(part.tool_call_id, MAX_ID_CHARS),
         }

@@ -42,7 +42,7 @@ from lash_cli.providers.attachments import (
 )
 from lash_cli.providers.extra_body import checked_extra_body, overlaid
 from lash_cli.providers.generation import GenerationWords, Spoken, spoken
-from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, attached_words, past_name, past_object, words_of
+from lash_cli.providers.past import SIGNATURE_PLACEHOLDER, attached_words, odd_names, past_name, past_object, words_of
 from lash_cli.providers.prefix import Encode, Piece, PrefixCaches
 from lash_cli.providers.reasoning import Budget, Effort, Intent, ToggleOff, intent_of
 from lash_cli.providers.schemas import project
@@ -103,7 +103,7 @@ class GoogleEncoder:
         foot = b"]" + (b"," + options[1:] if options != b"{}" else b"}")
         capability = request.model.capability
         needs_signatures = capability is not None and capability.thought_signatures == "required"
-        cache = self._caches.of((self.route(request.model.id), needs_signatures))
+        cache = self._caches.of((self.route(request.model.id), needs_signatures, odd_names(request.tools)))
         return cache.join(b'{"contents":[', request.messages, foot)
 
     def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
@@ -117,12 +117,13 @@ class GoogleEncoder:
             return spoken(request.generation, GenerationWords(), {})
         return spoken(request.generation, _WORDS, defaults)
 
-    def _encoding(self, way: tuple[str, bool]) -> Encode:
-        """How messages are written for one route, to a model that demands signatures or does not."""
-        route, needs_signatures = way
+    def _encoding(self, way: tuple[str, bool, frozenset[str]]) -> Encode:
+        """How messages are written for one route, to a model that demands signatures or does not, where these odd names
+        are offered."""
+        route, needs_signatures, odd = way
         replayed = route if self._replays_reasoning else None
         return _ContentEncoder(
-            replayed, needs_signatures, self._credential_scope, self._attachment_bytes
+            replayed, needs_signatures, odd, self._credential_scope, self._attachment_bytes
         ).encode_message
 
     def _options(self, request: LlmRequest) -> dict[str, Any]:
@@ -183,11 +184,13 @@ class _ContentEncoder:
         self,
         route: str | None,
         needs_signatures: bool,
+        odd: frozenset[str],
         credential_scope: str,
         attachment_bytes: AttachmentBytes,
     ) -> None:
         self._route = route
         self._needs_signatures = needs_signatures
+        self._odd = odd
         self._credential_scope = credential_scope
         self._attachment_bytes = attachment_bytes
 
@@ -200,7 +203,7 @@ class _ContentEncoder:
         if message.role is Role.ASSISTANT:
             parts = self._said(message)
             return [{"parts": parts, "role": "model"}] if parts else []
-        results = [_result(part) for part in message.parts if isinstance(part, ToolResultPart)]
+        results = [self._result(part) for part in message.parts if isinstance(part, ToolResultPart)]
         blocks = [block for part in message.parts if (block := self._block(part)) is not None]
         contents = [{"parts": parts, "role": "user"} for parts in (results, blocks) if parts]
         return contents or [{"parts": [{"text": ""}], "role": "user"}]
@@ -215,7 +218,7 @@ class _ContentEncoder:
                 case ToolCallPart():
                     signature = self._signature(part.replay) or (SIGNATURE_PLACEHOLDER if needs_placeholder else "")
                     needs_placeholder = False  # only the first call of an answer is looked at
-                    parts.append({"functionCall": _call(part), **_signed(signature)})
+                    parts.append({"functionCall": self._call(part), **_signed(signature)})
                 case _:
                     words = words_of(part)
                     if words:
@@ -239,6 +242,15 @@ class _ContentEncoder:
         """The signature of `replay`, empty when another route made it."""
         is_ours = replay is not None and self._route is not None and replay.provider == self._route
         return (replay.signature or "") if replay is not None and is_ours else ""
+
+    def _call(self, part: ToolCallPart) -> dict[str, Any]:
+        name, arguments = past_name(part.tool_name, self._odd), past_object(part.input_json)
+        return {"args": arguments, "name": name, **_identified(part.tool_call_id)}
+
+    def _result(self, part: ToolResultPart) -> dict[str, Any]:
+        name, member = past_name(part.tool_name, self._odd), "output" if part.status == "success" else "error"
+        response = {"name": name, "response": {member: part.content}, **_identified(part.tool_call_id)}
+        return {"functionResponse": response}
 
     def _block(self, part: Part) -> dict[str, Any] | None:
         if isinstance(part, AttachmentPart):
@@ -271,17 +283,6 @@ def _thinking_words(intent: Intent) -> dict[str, Any]:
             return {"thinkingBudget": tokens}
         case ToggleOff():
             return {"thinkingBudget": 0}
-
-
-def _call(part: ToolCallPart) -> dict[str, Any]:
-    name, arguments = past_name(part.tool_name), past_object(part.input_json)
-    return {"args": arguments, "name": name, **_identified(part.tool_call_id)}
-
-
-def _result(part: ToolResultPart) -> dict[str, Any]:
-    member = "output" if part.status == "success" else "error"
-    response = {"name": past_name(part.tool_name), "response": {member: part.content}, **_identified(part.tool_call_id)}
-    return {"functionResponse": response}
 
 
 def _identified(identity: str) -> dict[str, str]:

@@ -9,13 +9,14 @@ form that is always taken, the same in every call, and says no less to the model
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from lash_cli.core.codec import decode_written, encode
 from lash_cli.core.content import CodePart, ErrorPart, OutputPart, Part, ProsePart, Role, TextPart
-from lash_cli.core.llm import LlmRequest
+from lash_cli.core.llm import LlmRequest, LlmToolSpec
 
 #: What Gemini takes in place of the signature of a call that it did not make itself.
 SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
@@ -24,9 +25,16 @@ _NAME = re.compile(f"[A-Za-z0-9_-]{{1,{MAX_NAME_CHARS}}}")
 _NO_NAME = "unnamed"
 
 
-def past_name(name: str) -> str:
-    """The name of a past call: itself where it is one that a tool could have, else what is left of it."""
-    if _NAME.fullmatch(name):
+def odd_names(tools: Iterable[LlmToolSpec]) -> frozenset[str]:
+    """The names of `tools` that not every provider takes. Who is offered one is told of its past calls by it, too: a
+    model calls again what it is told that it called."""
+    return frozenset(tool.name for tool in tools if not _NAME.fullmatch(tool.name))
+
+
+def past_name(name: str, odd: frozenset[str]) -> str:
+    """The name of a past call: itself where every provider takes it or it is one of the `odd` ones that the request
+    offers, else what is left of it."""
+    if name in odd or _NAME.fullmatch(name):
         return name
     return re.sub("[^A-Za-z0-9_-]", "_", name)[:MAX_NAME_CHARS] or _NO_NAME
 

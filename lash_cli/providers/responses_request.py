@@ -42,7 +42,7 @@ from lash_cli.providers.attachments import (
 from lash_cli.providers.caching import prompt_cache_fields
 from lash_cli.providers.generation import GenerationWords
 from lash_cli.providers.openai_dialect import NO_ANSWER, OPENAI, OpenAiDialect
-from lash_cli.providers.past import attached_words, past_arguments, past_name, system_words, words_of
+from lash_cli.providers.past import attached_words, odd_names, past_arguments, past_name, system_words, words_of
 from lash_cli.providers.prefix import Encode, Frame, Piece, PrefixCaches
 from lash_cli.providers.reasoning import intent_of, reasoning_object
 from lash_cli.providers.schemas import project
@@ -94,16 +94,17 @@ class ResponsesEncoder:
         for a reasoning selection, a schema or an attachment this wire cannot carry.
         """
         options = self.dialect.encoded(self._options(request), request, _WORDS)
-        cache = self._caches.of(self.route(request.model.id))
+        cache = self._caches.of((self.route(request.model.id), odd_names(request.tools)))
         return cache.join(b'{"input":[', request.messages, b"]," + options[1:])
 
     def generation_receipt(self, request: LlmRequest) -> GenerationReceipt | None:
         """What becomes of the request's generation intent."""
         return self.dialect.spoken(request, _WORDS).receipt
 
-    def _encoding(self, route: str) -> Encode:
-        """How messages are written for one route; a session that changes its model starts a new one."""
-        return _ItemEncoder(route, self.dialect, self._credential_scope, self._attachment_bytes).encode_message
+    def _encoding(self, way: tuple[str, frozenset[str]]) -> Encode:
+        """How messages are written for one route, where these odd names are offered; a session that changes its model
+        starts a new one."""
+        return _ItemEncoder(*way, self.dialect, self._credential_scope, self._attachment_bytes).encode_message
 
     def _options(self, request: LlmRequest) -> dict[str, Any]:
         options: dict[str, Any] = {
@@ -162,9 +163,15 @@ class _ItemEncoder:
     """Messages as input items of one route."""
 
     def __init__(
-        self, route: str, dialect: OpenAiDialect, credential_scope: str, attachment_bytes: AttachmentBytes
+        self,
+        route: str,
+        odd: frozenset[str],
+        dialect: OpenAiDialect,
+        credential_scope: str,
+        attachment_bytes: AttachmentBytes,
     ) -> None:
         self._route = route
+        self._odd = odd
         self._dialect = dialect
         self._credential_scope = credential_scope
         self._attachment_bytes = attachment_bytes
@@ -250,7 +257,7 @@ class _ItemEncoder:
             "arguments": past_arguments(part.input_json),
             "call_id": self._dialect.call_id(part.tool_call_id, MAX_ID_CHARS),
             **named,
-            "name": past_name(part.tool_name),
+            "name": past_name(part.tool_name, self._odd),
             "status": "completed",
             "type": "function_call",
         }

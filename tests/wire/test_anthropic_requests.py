@@ -477,11 +477,11 @@ def test_only_new_messages_are_encoded_and_the_prefix_keeps_its_bytes(monkeypatc
     encoded: list[str] = []
     original = AnthropicEncoder._pieces
 
-    def counting(self: AnthropicEncoder, message: Message) -> Any:
+    def counting(self: AnthropicEncoder, odd: frozenset[str], message: Message) -> Any:
         encoded.append(message.id)
-        return original(self, message)
+        return original(self, odd, message)
 
-    monkeypatch.setattr(caching._cache, "_encode", lambda message: counting(caching, message))
+    monkeypatch.setattr(AnthropicEncoder, "_pieces", counting)
     roles = (Role.USER, Role.ASSISTANT, Role.ASSISTANT)
     shared = [Message(f"m{i}", roles[i % 3], (TextPart(f"text {i}"),)) for i in range(1000)]
     tail = (user("new", "tail"),)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from support.clock import ManualClock
 from support.sent import BASE, HTTP_KINDS, Sent, assistant, request, sent, sent_or_refused, user
+from support.wires import wire
 
 from lash_cli.core.content import (
     AttachmentPart,
@@ -93,6 +94,25 @@ async def test_a_call_by_a_name_no_tool_can_have_does_not_refuse_the_conversatio
     (call,), (result,) = calls_and_results(kind, body)
     assert call["name"] == expected and TAKEN.fullmatch(call["name"])
     assert result["name"] in (None, expected)
+
+
+@pytest.mark.parametrize("kind", HTTP_KINDS)
+def test_a_past_call_has_the_name_its_tool_is_offered_under_for_as_long_as_it_is_offered(kind: str) -> None:
+    """A model that had its call of `files.read` back as another name would call that, and there is no such tool."""
+    names = ("files.read", "x" * 100, "gone.tool")
+    shared = list(called(*(ToolCallPart(f"c{number}", name, "{}") for number, name in enumerate(names))))
+    offered = tuple(LlmToolSpec(name, "reads", {"type": "object", "properties": {}}) for name in names[:2])
+    asked, sending = MessageSequence(shared, len(shared)), wire(kind, BASE)
+
+    def past(*tools: LlmToolSpec) -> list[str]:
+        calls, results = calls_and_results(kind, json.loads(sending.body(request(messages=asked, tools=tools))))
+        said = [call["name"] for call in calls]
+        assert [result["name"] for result in results] in (said, [None] * len(said))
+        return said
+
+    assert past(*offered) == ["files.read", "x" * 100, "gone_tool"]
+    assert past() == ["files_read", "x" * 64, "gone_tool"]
+    assert past(*offered[:1]) == ["files.read", "x" * 64, "gone_tool"]
 
 
 @pytest.mark.parametrize("kind", HTTP_KINDS)
