@@ -85,6 +85,27 @@ class TurnInputClaim(Record):
     fencing_token: int = 1
 
 
+# A claim has another id than every claim of its store: who only knows that finds it by it (`lash queue abandon`). Two
+# sessions may have a turn of one id, and a session id has no slash; a checkpoint is told from a generation by its `c`.
+
+
+def claim_id_of_row(enqueue_seq: int, fencing_token: int) -> str:
+    """The id of the claim with this `fencing_token` on rows that begin with `enqueue_seq`, which no other session
+    has."""
+    return f"tic:{enqueue_seq}:{fencing_token}"
+
+
+def claim_id_of_text(session_id: str, turn_id: str, generation: int) -> str:
+    """The id of the claim that a turn is begun with on its own text, under a lease of this `generation`."""
+    return f"tic:{session_id}/{turn_id}:{generation}"
+
+
+def claim_id_of_checkpoint(session_id: str, turn_id: str, effect_id: int) -> str:
+    """The id of what one checkpoint of a turn claims: a function of the checkpoint, so that asking again takes no
+    more."""
+    return f"tic:{session_id}/{turn_id}:c{effect_id}"
+
+
 class TurnInputCompletion(Record):
     """What a commit presents to settle a claim."""
 

@@ -24,7 +24,7 @@ from lash_cli.core.effect import (
     iteration_replay_prefix,
     turn_replay_key,
 )
-from lash_cli.core.ingress import PendingTurnInput, completion_of, ingress_message_id
+from lash_cli.core.ingress import PendingTurnInput, claim_id_of_checkpoint, completion_of, ingress_message_id
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.machine_records import CheckpointDelivery, CheckpointEffect
 from lash_cli.core.outcome import TurnIssue
@@ -69,15 +69,14 @@ class Checkpoints(msgspec.Struct, eq=False):
         return CheckpointDelivery(outcome.messages)
 
     def _claim(self, effect: CheckpointEffect) -> Awaitable[CheckpointClaims]:
-        """Claim what is admissible. The claim id is a function of the checkpoint, so asking again takes no more, and
-        unlike that of any other session's turn and any claim a turn is started from."""
+        """Claim what is admissible; asking again takes no more."""
         self._driver.host.reach("before:checkpoint_claimed")
         return self._store.claim_checkpoint_work(
             self._fence,
             CheckpointRequest(
                 turn_id=self._drive.turn_id,
                 checkpoint=effect.checkpoint,
-                claim_id=f"tic:{self._fence.session_id}/{self._drive.turn_id}:c{effect.effect_id}",
+                claim_id=claim_id_of_checkpoint(self._fence.session_id, self._drive.turn_id, effect.effect_id),
                 claim_token=self._driver.host.ids.token(),
             ),
         )

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lash_cli.core.codec import decode_any, encode, to_builtins
 from lash_cli.core.content import ProtocolTurnOptions, TextItem, TurnInput
+from lash_cli.core.ids import SESSION_ID_PATTERN
 from lash_cli.core.ingress import (
     ActiveTurn,
     AlreadyCancelled,
@@ -34,6 +35,9 @@ from lash_cli.core.ingress import (
     TurnInputClaim,
     TurnInputIngress,
     admits,
+    claim_id_of_checkpoint,
+    claim_id_of_row,
+    claim_id_of_text,
     completion_of,
     initial_state,
     is_held,
@@ -140,6 +144,26 @@ def test_a_completion_names_every_input_of_its_claim() -> None:
     claim = TurnInputClaim("s1", "tic:1:1", "secret", 3, "t1", (row("a"), row("b")))
     completion = completion_of(claim)
     assert (completion.claim_id, completion.claim_token, completion.input_ids) == ("tic:1:1", "secret", ("a", "b"))
+
+
+session_ids = st.from_regex(SESSION_ID_PATTERN, fullmatch=True)
+#: A host may give a turn an id of any form, also one like what stands around it in the id of a claim.
+turn_ids = st.lists(st.sampled_from(["t", "/", ":", "c", "1", "tic:", "s/", "é", " ", "\n"]), min_size=1).map("".join)
+numbers = st.integers(min_value=0, max_value=99)
+claims = st.one_of(
+    st.tuples(st.just(claim_id_of_row), numbers, numbers),
+    st.tuples(st.sampled_from([claim_id_of_text, claim_id_of_checkpoint]), session_ids, turn_ids, numbers),
+)
+
+
+@given(claims, claims)
+@example((claim_id_of_row, 1, 2), (claim_id_of_text, "1", "t", 2))
+@example((claim_id_of_text, "s", "t:c5", 7), (claim_id_of_checkpoint, "s", "t", 5))
+@example((claim_id_of_text, "s", "t", 5), (claim_id_of_checkpoint, "s", "t", 5))
+@example((claim_id_of_text, "s", "t:c5", 7), (claim_id_of_checkpoint, "s", "t:c5:7", 5))
+def test_two_claims_of_a_store_never_have_one_id_whatever_their_turns_are_called(one: Any, other: Any) -> None:
+    (form, *named), (other_form, *other_named) = one, other
+    assert (form(*named) == other_form(*other_named)) == (one == other)
 
 
 SETTLED = row("a")

@@ -27,6 +27,7 @@ from lash_cli.core.ingress import (
     TurnInputClaim,
     TurnInputCompletion,
     TurnInputIngress,
+    claim_id_of_row,
     initial_state,
     is_same_submission,
 )
@@ -331,7 +332,7 @@ def claim_rows(
 ) -> TurnInputClaim:
     """Claim rows just read in this transaction, at least one; `claim_id` None makes one of the first row."""
     fencing_token = rows[0][-1] + 1
-    claim_id = claim_id or f"tic:{rows[0][0]}:{fencing_token}"
+    claim_id = claim_id or claim_id_of_row(rows[0][0], fencing_token)
     inputs = decoded or inputs_of(session_id, rows)
     connection.executemany(_CLAIM_ONE, [(turn_id, claim_id, claim_token, generation, row[0]) for row in rows])
     return TurnInputClaim(session_id, claim_id, claim_token, generation, turn_id, inputs, fencing_token)

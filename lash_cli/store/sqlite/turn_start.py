@@ -12,7 +12,7 @@ from typing import Literal
 
 from lash_cli.core.codec import decode
 from lash_cli.core.head_state import TurnState
-from lash_cli.core.ingress import TurnInputClaim
+from lash_cli.core.ingress import TurnInputClaim, claim_id_of_text
 from lash_cli.core.lease import SessionExecutionLease
 from lash_cli.core.machine_tail import own_message_id
 from lash_cli.core.queued_work import QueuedWorkClaim
@@ -135,8 +135,7 @@ def start_with_text(
     """Insert the claimed input and the running turn row."""
     assert request.draft is not None and request.turn_id is not None
     generation = lease.fencing_token
-    # A turn id is one of its session: two sessions may have the same. No session id has a slash.
-    claim_id = f"tic:{request.session_id}/{request.turn_id}:{generation}"
+    claim_id = claim_id_of_text(request.session_id, request.turn_id, generation)
     if submitted is None:
         holder = (request.turn_id, claim_id, request.claim_token, generation)
         row = inputs.insert(connection, stored.key, request.draft, request.now_ms, holder)
