@@ -626,7 +626,8 @@ class AttachmentStore(Protocol):
         ...
 
     async def forget_aged_uncommitted(self, cutoff_ms: int) -> int:
-        """Drop uncommitted intents older than the cutoff whose owner no longer runs."""
+        """Drop uncommitted intents older than the cutoff whose owner no longer runs, and which no input waits with, or
+        did until it was cancelled since the cutoff; how many."""
         ...
 
 

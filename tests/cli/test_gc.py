@@ -88,6 +88,24 @@ def test_what_was_settled_a_moment_ago_keeps_its_key(lash, home):
     assert lash("gc", "-c", "retention.min_age=0", "-o", "json").json["inputs"] == 1
 
 
+def test_what_was_cancelled_a_moment_ago_keeps_its_key_and_its_attachment(lash, home, tmp_path):
+    note = tmp_path / "note.txt"
+    note.write_text("look at this")
+    lash("open", "s")
+    for key in ("k", "old"):
+        lash("enqueue", "s", "text", "--key", key, "--attach", str(note))
+    aged_attachments = f"UPDATE attachments SET intent_at_ms = intent_at_ms - {2 * DAY_MS}"
+    change(home, f"UPDATE inputs SET enqueued_at_ms = enqueued_at_ms - {2 * DAY_MS}", aged_attachments)
+    lash("queue", "cancel", "--key", "k", "--key", "old", "--session", "s")
+    # As an older program cancelled it: nothing says when.
+    change(home, "UPDATE inputs SET claim_generation = NULL WHERE source_key LIKE '%old'")
+    assert removed(lash("gc", "-o", "json").json) == {"inputs": 1}
+    again = lash("enqueue", "s", "text", "--key", "k", "--attach", str(note), "-o", "json").json
+    assert again["state"] == "cancelled"
+    change(home, f"UPDATE inputs SET claim_generation = claim_generation - {2 * DAY_MS}", aged_attachments)
+    assert removed(lash("gc", "-o", "json").json) == {"inputs": 1, "attachments": 1, "blobs": 1}
+
+
 def test_the_journal_of_an_unfinished_turn_stays(lash, home):
     lash("open", "s")
     lash("turn", "s", f"!tool exec_command {json.dumps({'cmd': 'true'})}", "--approve", "execute=auto")

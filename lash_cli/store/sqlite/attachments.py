@@ -17,6 +17,7 @@ from lash_cli.core.attachments import require_media_type
 from lash_cli.core.codec import sha256_hex
 from lash_cli.errors import NotFoundError
 from lash_cli.store.sqlite.database import Database, running_loop
+from lash_cli.store.sqlite.inputs import CANCELLED_AT_MS
 from lash_cli.store.sqlite.sessions import key_of
 
 REF_PREFIX: Final = "sha256:"
@@ -60,18 +61,19 @@ _COMMIT_OWNED = """
 UPDATE attachments INDEXED BY attachments_uncommitted SET committed_at_ms = ?
 WHERE session_key = ? AND owner_kind = 'turn' AND owner_id = ? AND committed_at_ms IS NULL
 """
-# One conditional operation: an owner that still runs keeps its intents, and so does an input that waits; whether a
-# process runs is not known here.
-_FORGET_AGED = """
+# One conditional operation: an owner that still runs keeps its intents, and so does an input that waits, or that was
+# cancelled of late: who edits a queue puts it back. Whether a process runs is not known here.
+_FORGET_AGED = f"""
 DELETE FROM attachments
-WHERE committed_at_ms IS NULL AND intent_at_ms < ? AND owner_kind IS NOT 'process' AND NOT EXISTS (
+WHERE committed_at_ms IS NULL AND intent_at_ms < ?1 AND owner_kind IS NOT 'process' AND NOT EXISTS (
     SELECT 1 FROM turns
     WHERE turns.session_key = attachments.session_key AND owner_kind = 'turn' AND turns.turn_id = attachments.owner_id
           AND turns.state = 'running'
 ) AND NOT EXISTS (
     SELECT 1 FROM inputs
     WHERE inputs.session_key = attachments.session_key
-          AND inputs.state IN ('pending_active', 'deferred_next_turn')
+          AND (inputs.state IN ('pending_active', 'deferred_next_turn')
+               OR inputs.state = 'cancelled' AND {CANCELLED_AT_MS} >= ?1)
           AND instr(inputs.input, attachments.attachment_ref) > 0
 )
 """

@@ -137,6 +137,10 @@ WHERE session_key = ? AND state = 'pending_active' AND turn_id IS NULL AND targe
 ORDER BY enqueue_seq LIMIT ?"""
 )
 
+# When a cancelled input was cancelled: nobody claims it any more, so that stands in the place of a generation. One that
+# an older program cancelled has nothing there.
+CANCELLED_AT_MS: Final = "coalesce(inputs.claim_generation, inputs.enqueued_at_ms)"
+
 # For listings, which share their statement with claims.
 NO_LIMIT: Final = -1
 InputRow = tuple[int, str, str, str, int, bytes, str | None, str | None, str | None, int | None, int]

@@ -21,6 +21,7 @@ from lash_cli.store.sqlite.attachments import REF_PREFIX, forget_aged
 from lash_cli.store.sqlite.connections import BEGIN_WRITE
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.deletion import reclaim
+from lash_cli.store.sqlite.inputs import CANCELLED_AT_MS
 from lash_cli.store.sqlite.lineage import outside, shared_runs
 from lash_cli.store.sqlite.places import POSITION_BITS, place_at, sql_places
 from lash_cli.store.sqlite.sessions import key_of
@@ -45,8 +46,9 @@ SELECT key FROM clusters WHERE key IS NOT NULL AND key NOT IN (SELECT session_ke
 _AGED_HIDDEN = """
 SELECT session_key, seq FROM nodes INDEXED BY nodes_tombstoned WHERE tombstoned = 1 AND at_ms < ?
 """
-_AGED_INPUTS = """
-DELETE FROM inputs WHERE state IN ('cancelled', 'completed') AND enqueued_at_ms < ?1 AND NOT EXISTS (
+_AGED_INPUTS = f"""
+DELETE FROM inputs WHERE state = 'cancelled' AND {CANCELLED_AT_MS} < ?1
+OR state = 'completed' AND enqueued_at_ms < ?1 AND NOT EXISTS (
     SELECT 1 FROM turns t WHERE t.session_key = inputs.session_key AND t.turn_id = inputs.turn_id
         AND (t.state = 'running' OR t.committed_at_ms >= ?1)
 )

@@ -59,9 +59,9 @@ _BY_SOURCE = COLUMNS + "WHERE source_key = ? AND session_key = ?"
 # Contract 02 §2: the suffix is every row from the anchor on, whatever its state and kind.
 _SUFFIX = COLUMNS + "INDEXED BY inputs_by_session WHERE session_key = ? AND enqueue_seq >= ? ORDER BY enqueue_seq"
 # The row stays as a tombstone, its ingress as evidence of what it was for. Nobody claims it any more, so where the
-# claim stood is who cancelled it, if that was said.
+# claim stood is who cancelled it, if that was said, and where its generation stood is when (`inputs.CANCELLED_AT_MS`).
 _CANCEL = """
-UPDATE inputs SET state = 'cancelled', claim_id = ?, claim_token = NULL, claim_generation = NULL
+UPDATE inputs SET state = 'cancelled', claim_id = ?, claim_token = NULL, claim_generation = ?
 WHERE enqueue_seq = ?
 """
 # For whoever puts back what an interrupted edit took out: once in a while, all of a session is looked through.
@@ -76,22 +76,22 @@ def _find(connection: sqlite3.Connection, session_key: int, target: PendingTurnI
 
 
 def _judge(
-    connection: sqlite3.Connection, session: StoredSession, row: Any, generation: int, by: str | None = None
+    connection: sqlite3.Connection, session: StoredSession, row: Any, now_ms: int, by: str | None = None
 ) -> PendingTurnInputCancelOutcome:
     """Apply the common rule to a row just read in this transaction."""
     *_, turn_id, claim_id, claim_generation, fencing_token = row
     stored = legible_input(session.session_id, row)
-    verdict = judge_cancel(stored.state, is_held=is_held(turn_id, claim_generation, generation))
+    lease = session.lease()
+    verdict = judge_cancel(stored.state, is_held=is_held(turn_id, claim_generation, live_generation(lease, now_ms)))
     if verdict is CancelVerdict.COMPLETED:
         return AlreadyCompleted(stored)
     if verdict is CancelVerdict.CANCELLED:
         return AlreadyCancelled(stored)
     if verdict is CancelVerdict.CLAIMED:
-        lease = session.lease()
         owner = lease.owner if lease.fencing_token == claim_generation else None
         diagnostics = ClaimDiagnostics(claim_id, claim_generation, turn_id, owner, fencing_token, stored.state)
         return AlreadyClaimed(stored, diagnostics)
-    connection.execute(_CANCEL, (by, stored.enqueue_seq))
+    connection.execute(_CANCEL, (by, now_ms, stored.enqueue_seq))
     return Cancelled(msgspec.structs.replace(stored, state=InputState.CANCELLED))
 
 
@@ -202,11 +202,10 @@ class PendingInputs:
         def job(connection: sqlite3.Connection) -> tuple[PendingTurnInputCancelResult, ...]:
             session = read_session(connection, session_id)
             now_ms = self._db.clock.now_ms()
-            generation = live_generation(session.lease(), now_ms)
             results = []
             for target in targets:
                 row = _find(connection, session.key, target)
-                outcome = InputNotFound() if row is None else _judge(connection, session, row, generation, by)
+                outcome = InputNotFound() if row is None else _judge(connection, session, row, now_ms, by)
                 results.append(PendingTurnInputCancelResult(target, outcome))
             cancelled = _cancelled_ids(result.outcome for result in results)
             announce(connection, session, "cancelled", cancelled, now_ms)
@@ -235,9 +234,8 @@ class PendingInputs:
             if first is None:
                 return AnchorNotFound(anchor)
             now_ms = self._db.clock.now_ms()
-            generation = live_generation(session.lease(), now_ms)
             rows = connection.execute(_SUFFIX, (session.key, first[0])).fetchall()
-            outcomes = tuple(_judge(connection, session, row, generation) for row in rows)
+            outcomes = tuple(_judge(connection, session, row, now_ms) for row in rows)
             announce(connection, session, "cancelled", _cancelled_ids(outcomes), now_ms)
             return SuffixOutcomes(anchor, outcomes)
 
