@@ -152,7 +152,7 @@ class RpcServer:
 
 def _decoded(line: bytes) -> Document:
     try:
-        request = json.loads(line)
+        request = json.loads(line.decode("utf-8-sig"))  # of bytes it would guess the encoding, and take halves
         if b"\\u" in line:
             # JSON can name half of a character, which no store and no provider takes.
             json.dumps(request, ensure_ascii=False).encode()

@@ -97,11 +97,12 @@ async def test_whatever_a_method_does_its_request_gets_one_response() -> None:
 async def test_what_is_no_request_is_answered_and_changes_nothing() -> None:
     world = World()
     half = b'{"id":"h","method":"quick","params":{"number":1},"more":"\\ud83d"}'
-    await world.serve(b"{", b"[1]", b"[" * 100_000, half, *(request(odd, "quick") for odd in (True, None, 1.5, [])))
-    assert world.responses() == [
-        (None, False, code)
-        for code in ("invalid_json", "invalid_request", "invalid_json", "invalid_json", *["invalid_request"] * 4)
-    ]
+    bytes_of_half = half.replace(b"\\ud83d", b"\xed\xa0\xbd")
+    not_json = (b"{", b"[" * 100_000, half, bytes_of_half, half.decode("ascii").encode("utf-16-le"))
+    no_request = (b"[1]", *(request(odd, "quick") for odd in (True, None, 1.5, [])))
+    await world.serve(*not_json, *no_request)
+    codes = ["invalid_json"] * len(not_json) + ["invalid_request"] * len(no_request)
+    assert world.responses() == [(None, False, code) for code in codes]
     assert world.order == []
 
 
