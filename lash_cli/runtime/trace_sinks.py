@@ -41,6 +41,7 @@ class JsonlTraceSink:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
             self._descriptor = os.open(self.path, flags, FILE_MODE)
             status = os.fstat(self._descriptor)
+            self._is_torn = stat.S_ISREG(status.st_mode) and _ends_within_a_line(self.path)
             if stat.S_ISREG(status.st_mode) and status.st_mode & SHARED_BITS:
                 _log.warning("others can read the trace %s; it holds prompts and tool results: chmod 600", self.path)
 
@@ -48,7 +49,8 @@ class JsonlTraceSink:
         """Write the record's line with a single system call; raises `OSError` when it was not written whole."""
         self.open()
         assert self._descriptor is not None
-        # A line that a full disk cut short is ended here, so that it does not swallow the next record as well.
+        # A line that a full disk or a kill cut short, here or in another process, is ended first, so that it does not
+        # swallow the next record as well.
         line = (b"\n" if self._is_torn else b"") + record.line() + b"\n"
         written = os.write(self._descriptor, line)
         self._is_torn = written < len(line)
@@ -128,6 +130,15 @@ class TeeTraceSink:
                 _log.log(level, "trace sink %s failed to %s: %s", type(sink).__name__, what, error)
         if first is not None:
             raise first
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    """Whether a file was left in the middle of a line; of one that we may not read that is not known."""
+    if not os.access(path, os.R_OK):
+        return False
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read(1) not in (b"", b"\n")
 
 
 def _make_private_directories(directory: Path) -> None:

@@ -125,6 +125,19 @@ def test_a_line_cut_by_a_full_disk_does_not_swallow_the_next_record(
     assert json.loads(whole)["id"] == "2"
 
 
+def test_a_line_that_another_process_left_unfinished_does_not_swallow_the_next_record(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b'{"id": "0"}\n{"id": "ha')
+    path.chmod(0o600)
+    for number in (1, 2):
+        sink = JsonlTraceSink(path)
+        sink.append(record(number))
+        sink.close()
+    first, torn, *whole = path.read_text().splitlines()
+    assert (first, torn) == ('{"id": "0"}', '{"id": "ha')
+    assert [json.loads(line)["id"] for line in whole] == ["1", "2"]
+
+
 def test_a_pipe_nobody_reads_fails_instead_of_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError):
