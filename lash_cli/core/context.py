@@ -12,12 +12,12 @@ from typing import Protocol
 
 import msgspec
 
-from lash_cli.core.codec import described, storable
+from lash_cli.core.codec import described, reread, storable
 from lash_cli.core.content import Message
 from lash_cli.core.graph import NodePayload
 from lash_cli.core.policy import ModelLimits
 from lash_cli.core.usage import PromptUsage
-from lash_cli.errors import LashError, PluginInvokeError
+from lash_cli.errors import PluginInvokeError
 
 PREPARE_FAILED = "context_prepare_turn"
 COMPACT_FAILED = "context_compact"
@@ -90,7 +90,7 @@ class ContextPlugin(Protocol):
 
     async def compact(self, context: CompactionContext) -> tuple[NodePayload, ...]:
         """The first nodes of a new frame, whose ids are given to them by whoever asked; empty when there is nothing to
-        compact or it failed."""
+        compact or it failed. When the turn is cancelled so is the plugin."""
         ...
 
 
@@ -102,14 +102,16 @@ def in_order(plugins: Sequence[ContextPlugin]) -> tuple[ContextPlugin, ...]:
 def prepared(plugins: Sequence[ContextPlugin], messages: Sequence[Message], moment: ContextMoment) -> Sequence[Message]:
     """What the plugins make of the committed messages together; `messages` itself when none of them changes anything.
 
-    Raises `PluginInvokeError` (`context_prepare_turn`) when a plugin fails, and when it adds or drops messages: a view
-    stands in for what is committed, one by one.
+    Raises `PluginInvokeError` (`context_prepare_turn`) when a plugin fails, when it shows what is no message, and when
+    it adds or drops some: a view stands in for what is committed, one by one.
     """
     shown = messages
     for plugin in plugins:
         try:
-            shown = plugin.prepare_turn(shown, moment)
-            count = len(shown)
+            view = plugin.prepare_turn(shown, moment)
+            count = len(view)
+            if view is not shown and count == len(messages):
+                view = [_readable(message, before) for message, before in zip(view, shown, strict=True)]
         except Exception as error:
             raise plugin_failed(plugin, PREPARE_FAILED, error) from error
         if count != len(messages):
@@ -118,6 +120,13 @@ def prepared(plugins: Sequence[ContextPlugin], messages: Sequence[Message], mome
                 f"the view of plugin {plugin.plugin_id!r} has {count} messages, not {len(messages)}",
                 plugin_id=plugin.plugin_id,
             )
+        shown = view
+    return shown
+
+
+def _readable(message: Message, before: Message) -> Message:
+    """A message of a view; raises `ValueError` for what a plugin put in place of one that no model could be shown."""
+    shown: Message = message if message is before else reread(message, Message)
     return shown
 
 
@@ -133,22 +142,7 @@ def is_compaction_due(plugins: Sequence[ContextPlugin], moment: ContextMoment) -
     return False
 
 
-async def compacted(plugins: Sequence[ContextPlugin], context: CompactionContext) -> tuple[NodePayload, ...]:
-    """What the first plugin that has anything makes of the context; empty when none has. Raises `PluginInvokeError`
-    (`context_compact`) when one fails, and what asking the model raises."""
-    for plugin in plugins:
-        try:
-            payloads = await plugin.compact(context)
-        except LashError:
-            raise
-        except Exception as error:
-            raise plugin_failed(plugin, COMPACT_FAILED, error) from error
-        if payloads:
-            return payloads
-    return ()
-
-
-def plugin_failed(plugin: ContextPlugin, code: str, error: Exception) -> PluginInvokeError:
+def plugin_failed(plugin: ContextPlugin, code: str, error: BaseException) -> PluginInvokeError:
     """The failure of a plugin as an error of ours."""
     text = f"context plugin {plugin.plugin_id!r} failed: {described(error)}"
     return PluginInvokeError(code, storable(text), plugin_id=plugin.plugin_id)

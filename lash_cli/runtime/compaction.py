@@ -8,13 +8,15 @@ turn can begin in a frame that is about to be left.
 
 from __future__ import annotations
 
+import asyncio
 from itertools import chain, count
 from typing import Literal
 
 import msgspec
 
+from lash_cli.core.codec import reread
 from lash_cli.core.content import TurnInput, message_text
-from lash_cli.core.context import CompactionContext, SummaryRequest, compacted
+from lash_cli.core.context import COMPACT_FAILED, CompactionContext, ContextPlugin, SummaryRequest, plugin_failed
 from lash_cli.core.graph import NodePayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.outcome import TurnResult
@@ -22,9 +24,12 @@ from lash_cli.core.policy import NO_GENERATION, PromptLayer, SessionPolicy, sess
 from lash_cli.core.prompt import NO_BUILTINS
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.effects.inline import InlineEffectHost
+from lash_cli.errors import LashError
+from lash_cli.runtime.asking import CANCEL_GRACE_S
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.context import moment_of
 from lash_cli.runtime.ephemeral import EphemeralTurn
+from lash_cli.runtime.foreign import CutOff, within_turn
 from lash_cli.runtime.frame_opening import OpenAgentFrameRequest, PlannedFrame, commit_frame, held_lane, plan_frame
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
@@ -153,6 +158,7 @@ class _Compaction:
         self._before = len(session.messages)
         self._frame_id = _frame_id(session, operation_id)
         self._previous = (session.frame_id, session.leaf_node_id)
+        self._token = token
         self._summariser = _Summariser(host, session, self._frame_id, token)
 
     async def run(self, store: RuntimePersistence | None, fence: LeaseFence | None) -> CompactionReport:
@@ -196,7 +202,39 @@ class _Compaction:
             self._instructions,
             self._is_requested,
         )
-        return await compacted(self._host.context, context)
+        for plugin in self._host.context:
+            payloads = await self._asked(plugin, context)
+            if payloads:
+                return payloads
+        return ()
+
+    async def _asked(self, plugin: ContextPlugin, context: CompactionContext) -> tuple[NodePayload, ...]:
+        """What a plugin makes of the context; nothing where it is cancelled before it has an answer. Raises
+        `PluginInvokeError` (`context_compact`) when it fails, or answers what could not be read again, and what asking
+        the model raises."""
+
+        async def contained() -> tuple[NodePayload, ...]:
+            try:
+                payloads: tuple[NodePayload, ...] = reread(await plugin.compact(context) or (), tuple[NodePayload, ...])
+                return payloads
+            except LashError:
+                raise
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                raise plugin_failed(plugin, COMPACT_FAILED, error) from None
+            except Exception as error:
+                raise plugin_failed(plugin, COMPACT_FAILED, error) from error
+
+        what = f"the context plugin {plugin.plugin_id!r}"
+        try:
+            # As long as the call of the model that it may be making.
+            return await within_turn(
+                asyncio.ensure_future(contained()), what, self._token, self._session.session_id, grace_s=CANCEL_GRACE_S
+            )
+        except CutOff:
+            return ()
 
     def _report(self, nodes: tuple[SessionNode, ...]) -> CompactionReport:
         frame_id, leaf = self._previous
