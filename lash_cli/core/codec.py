@@ -2,11 +2,13 @@
 
 Every persisted or transmitted record goes through `encode` and `decode`, so
 equal records have equal bytes: object keys are sorted, there is no white
-space, text is UTF-8, and NaN or infinity cannot be written. Unknown fields and
+space, text is UTF-8, and NaN or infinity is null (`has_non_number`). Unknown fields and
 unknown enum values raise at decode instead of turning into defaults.
 """
 
 from __future__ import annotations
+
+import math
 
 # Of the module that `threading` is made of, nothing but its lock, which no thread is needed for (decision 0017).
 from _thread import RLock
@@ -31,6 +33,9 @@ def tag_of(record: msgspec.Struct | type[msgspec.Struct]) -> str:
 # What a `decoder` raises for bytes that are no record. `decode` raises the first of them for both.
 UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError)
 MAX_WRITTEN_DEPTH = 128
+# What a program hands in may be as deep. It is wrapped in records and gone through wherever the stack happens to be,
+# which ends at about a thousand calls: somebody must still be able to read it who stands deeper than who took it.
+MAX_KEPT_DEPTH = 256
 # What an exception may say: who reads it needs to know what it is and not all that it has.
 MAX_ERROR_CHARS = 16_384
 
@@ -103,14 +108,46 @@ def is_deeper(value: Any, depth: int) -> bool:
     return any(isinstance(item, dict | list) for item in level)
 
 
+def is_nested_deeper(data: bytes, depth: int) -> bool:
+    """Whether the JSON in `data`, which was written by `encode`, has more than `depth` levels of objects and lists."""
+    if data.count(b"{") + data.count(b"[") <= depth:
+        return False
+    try:
+        return is_deeper(decode_json(data), depth)
+    except msgspec.DecodeError:  # it was written just now, so it can only be nested deeper than we follow
+        return True
+
+
+def has_non_number(value: Any) -> bool:
+    """Whether a float somewhere in `value` is no finite number, which `encode` writes as null; `value` is not nested
+    deeper than `MAX_KEPT_DEPTH`."""
+    return _has_non_number(to_builtins(value))
+
+
+def _has_non_number(plain: Any) -> bool:
+    match plain:
+        case float():
+            return not math.isfinite(plain)
+        case dict():
+            return any(map(_has_non_number, plain.values()))
+        case list() | tuple():
+            return any(map(_has_non_number, plain))
+        case _:
+            return False
+
+
 def reread(value: Any, kind: Any) -> Any:
     """`value` as it is when it was stored and read again as a `kind`.
 
     A program that is not type-checked may hand in anything, such as a model by its name: stored, that would be a
-    session nobody can open any more. Raises `ValueError` for what cannot be stored or would not be read again.
+    session nobody can open any more. Raises `ValueError` for what cannot be stored or would not be read again, and for
+    what is nested deeper than `MAX_KEPT_DEPTH`.
     """
     try:
-        return decode_any(encode(value), kind)
+        data = encode(value)
+        if is_nested_deeper(data, MAX_KEPT_DEPTH):
+            raise ValueError(f"it is nested deeper than {MAX_KEPT_DEPTH} levels")
+        return decode_any(data, kind)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ValueError(str(error)) from error
 

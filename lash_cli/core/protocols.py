@@ -509,7 +509,8 @@ class AwaitEventResolver(Protocol):
         ...
 
     async def resolve_await_event(self, key: AwaitEventKey, resolution: Resolution) -> ResolveOutcome:
-        """Offer a resolution; losers are told what stands. A forged key is `unknown_or_revoked`."""
+        """Offer a resolution; losers are told what stands. A forged key is `unknown_or_revoked`. Raises `UsageError`
+        (`invalid_await_event_resolution`) for what no waiter could read."""
         ...
 
     async def peek_await_event(self, key: AwaitEventKey) -> Resolution | None:

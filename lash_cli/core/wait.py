@@ -10,9 +10,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any, Literal
 
-from lash_cli.core.codec import Record, encode, sha256_hex
+from lash_cli.core.codec import Record, encode, has_non_number, reread, sha256_hex
 from lash_cli.core.effect import ExecutionScope, validate_scope
-from lash_cli.errors import EffectError
+from lash_cli.errors import EffectError, UsageError
 
 
 class ToolCompletionWait(Record, tag="tool_completion", tag_field="kind"):
@@ -144,6 +144,23 @@ def _is_equal(given: str, own: str) -> bool:
 def unknown_or_revoked() -> EffectError:
     """The error of a forged key or a revoked session; it does not say which."""
     return EffectError("await_event_unknown_or_revoked", "this wait is unknown or was revoked")
+
+
+def readable_resolution(resolution: Resolution) -> Resolution:
+    """What somebody offers to a promise, as its waiter will read it. Raises `UsageError`
+    (`invalid_await_event_resolution`) for what it could not read: the first resolution stands, so nobody could put
+    another one in its place."""
+    try:
+        kept: Resolution = reread(resolution, Resolution)
+    except ValueError as error:
+        raise _no_resolution(str(error)) from error
+    if has_non_number(resolution):
+        raise _no_resolution("it has NaN or Infinity, which JSON cannot hold")
+    return kept
+
+
+def _no_resolution(why: str) -> UsageError:
+    return UsageError(f"that cannot resolve a wait: {why}", code="invalid_await_event_resolution")
 
 
 def judge_resolve(state: WaitState, stored: Resolution | None) -> ResolveOutcome:

@@ -33,6 +33,7 @@ from lash_cli.core.wait import (
     is_turn_control,
     judge_resolve,
     mint,
+    readable_resolution,
     unknown_or_revoked,
 )
 from lash_cli.effects.host import MS_PER_S, first_of
@@ -153,7 +154,7 @@ class StoreResolver:
 
     async def resolve_await_event(self, key: AwaitEventKey, resolution: Resolution) -> ResolveOutcome:
         """See `AwaitEventResolver`."""
-        outcome = await self._waits.resolve_wait(key, resolution, self._clock.now_ms())
+        outcome = await self._waits.resolve_wait(key, readable_resolution(resolution), self._clock.now_ms())
         self._bells.ring(key.key_id)
         return outcome
 
@@ -234,6 +235,7 @@ class InlineResolver:
 
     async def resolve_await_event(self, key: AwaitEventKey, resolution: Resolution) -> ResolveOutcome:
         """See `AwaitEventResolver`."""
+        resolution = readable_resolution(resolution)
         state, stored = self._look(key)
         outcome = judge_resolve(state, stored)
         if outcome.kind == "accepted":

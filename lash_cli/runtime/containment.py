@@ -8,12 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from typing import Any
 
-import msgspec
-
-from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_json, described, encode, is_deeper
+from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, described, encode, has_non_number, is_nested_deeper
 from lash_cli.core.protocols import PreparesCalls, RunsGrantedCalls
 from lash_cli.core.tools import (
     FailureClass,
@@ -115,33 +111,15 @@ def kept_output(tool_name: str, output: ToolCallOutput) -> ToolCallOutput:
         data = encode(output)
     except RecursionError:
         return _too_deep(tool_name)
-    if data.count(b"{") + data.count(b"[") > MAX_WRITTEN_DEPTH:
-        try:
-            is_deep = is_deeper(decode_json(data), MAX_WRITTEN_DEPTH + _OUTPUT_LEVELS)
-        except msgspec.DecodeError:  # it was written just now, so it can only be nested deeper than we follow
-            is_deep = True
-        if is_deep:
-            return _too_deep(tool_name)
-    if b"null" in data and _has_non_number(msgspec.to_builtins(output)):
+    if is_nested_deeper(data, MAX_WRITTEN_DEPTH + _OUTPUT_LEVELS):
+        return _too_deep(tool_name)
+    if b"null" in data and has_non_number(output):
         # It would be read as null.
         return _panicked(tool_name, "ValueError: its result has NaN or Infinity, which JSON cannot hold")
     kept = decode(data, ToolCallOutput)
     if len(data) > MAX_RESULT_CHARS and (length := len(project_output(kept))) > MAX_RESULT_CHARS:
         return _too_large(tool_name, length)
     return kept
-
-
-def _has_non_number(value: Any) -> bool:
-    """Whether a float somewhere in `value` is no finite number; `value` is not nested deeper than results are."""
-    match value:
-        case float():
-            return not math.isfinite(value)
-        case dict():
-            return any(map(_has_non_number, value.values()))
-        case list() | tuple():
-            return any(map(_has_non_number, value))
-        case _:
-            return False
 
 
 def _too_large(tool_name: str, length: int) -> ToolCallOutput:

@@ -38,7 +38,7 @@ from lash_cli.api import (
     TurnInput,
     tool,
 )
-from lash_cli.core.codec import to_builtins
+from lash_cli.core.codec import MAX_KEPT_DEPTH, to_builtins
 from lash_cli.core.content import Role, TextPart, message_text
 from lash_cli.core.graph import ConversationPayload, PluginPayload
 from lash_cli.core.ingress import ActiveTurn, InputDraft
@@ -526,6 +526,17 @@ async def test_a_parked_session_is_resumed_in_the_store_it_was_parked_in_and_in_
     assert [message_text(message) for message in resumed.read_view().messages] == ["hello", "one"]
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+# It can be stored; who reads it from further down the stack than who stored it may find that it cannot be read.
+NESTED = nested(MAX_KEPT_DEPTH + 1)
+
+
 @pytest.mark.parametrize(
     "nonsense",
     [
@@ -538,6 +549,7 @@ async def test_a_parked_session_is_resumed_in_the_store_it_was_parked_in_and_in_
         TurnInput((AttachmentItem("photo.png"),)),  # type: ignore[arg-type]
         TurnInput((AttachmentItem(Inline("image/png", "no bytes")),)),  # type: ignore[arg-type]
         TurnInput((TextItem("hello"),), ProtocolTurnOptions(payload={"output": 1j})),
+        pytest.param(TurnInput((TextItem("hello"),), ProtocolTurnOptions(payload={"mine": NESTED})), id="nested"),
     ],
     ids=str,
 )
@@ -617,6 +629,7 @@ WAKE = ProcessWake("w", "p", 1, "done")
         batch_of(ProcessWake("w", "p", "first", "done")),
         batch_of(ProcessWake("w", "p", 1 << 63, "done")),
         batch_of(ProcessWake("w", "p", 1, "done", object())),
+        batch_of(ProcessWake("w", "p", 1, "done", NESTED)),
         batch_of(AgentFrameTask("f", 5)),
         batch_of(CommandWork(ResetSession(5))),
         batch_of("a payload"),
@@ -667,7 +680,7 @@ async def test_a_record_of_a_plugin_is_held_as_it_is_read_again(make_core) -> No
     core = make_core(ScriptedCaller([]), residency="keep_all")
     async with await core.open_session(S) as session:
         admin = session.admin()
-        for nonsense in (object(), "\ud800"):
+        for nonsense in (object(), "\ud800", NESTED):
             with pytest.raises(UsageError) as refused:
                 await admin.append_plugin_body("notes", nonsense)
             assert refused.value.code == "node_invalid"
@@ -682,9 +695,10 @@ async def test_a_record_of_a_plugin_is_held_as_it_is_read_again(make_core) -> No
     [
         ProtocolTurnOptions(payload={"mine": object()}),
         ProtocolTurnOptions(payload={"mine": "\ud800"}),
+        ProtocolTurnOptions(payload={"mine": NESTED}),
         ProtocolTurnOptions(schema_version=True),
     ],
-    ids=["no JSON", "no UTF-8", "a boolean for a version"],
+    ids=["no JSON", "no UTF-8", "nested too deep", "a boolean for a version"],
 )
 async def test_options_that_could_not_be_read_again_are_refused_before_they_are_stored(make_core, options) -> None:
     async with await make_core(ScriptedCaller([text("fine")])).open_session(S) as session:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -34,6 +35,7 @@ from lash_cli.api import (
 from lash_cli.core.content import is_safe_to_resume
 from lash_cli.core.tools import cancelled, failure, success
 from lash_cli.effects.inline import InlineEffectHost
+from lash_cli.errors import UsageError
 from lash_cli.system import SystemClock, SystemIds
 
 
@@ -316,6 +318,35 @@ async def test_a_completion_that_nothing_could_keep_is_a_failure(make_core) -> N
         value = [value]
     await session.effect_host.resolve_await_event(outside.key(), ResolvedOk(value))
     assert only_record(await running).output.outcome.failure.code == "tool_result_too_large"
+    await session.close()
+
+
+NO_RESOLUTIONS = {
+    "text": "yes",
+    "nothing": None,
+    "its class": ResolvedOk,
+    "a number for a code": ResolvedErr(404, "there is none"),  # type: ignore[arg-type]
+    "a value that is no JSON": ResolvedOk(object()),
+    "keys that are no text": ResolvedOk({1: "a"}),
+    "no UTF-8": ResolvedOk(["\ud800"]),
+    "not a number": ResolvedOk({"share": float("nan")}),
+    "an infinite reason": ResolvedErr("x", "y", float("inf")),
+}
+
+
+@pytest.mark.parametrize("nonsense", NO_RESOLUTIONS.values(), ids=NO_RESOLUTIONS)
+async def test_a_completion_that_could_not_be_read_again_is_refused_and_the_call_goes_on_waiting(
+    make_core, nonsense: Any
+) -> None:
+    """Stored, it would be acknowledged, and the turn could neither be finished nor be cancelled any more."""
+    outside = Outside()
+    core = make_core(ScriptedCaller([JOB, DONE]), tools=[outside.provider])
+    session, running = await started(core, outside)
+    with pytest.raises(UsageError) as refused:
+        await core.effect_host.resolve_await_event(outside.key(), nonsense)
+    assert refused.value.code == "invalid_await_event_resolution"
+    assert (await core.effect_host.resolve_await_event(outside.key(), ResolvedOk("there"))).kind == "accepted"
+    assert only_record(await running).output == success("there")
     await session.close()
 
 

@@ -7,7 +7,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, decode_any, decode_json, decode_written, described
+from lash_cli.core.codec import (
+    MAX_KEPT_DEPTH,
+    MAX_WRITTEN_DEPTH,
+    decode,
+    decode_any,
+    decode_json,
+    decode_written,
+    described,
+    reread,
+)
 from lash_cli.core.content import TurnInput
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
@@ -32,6 +41,20 @@ def test_what_a_model_wrote_is_followed_to_a_depth_that_does_not_depend_on_the_s
     decode_written(f"[{nested(MAX_WRITTEN_DEPTH - 1)},{nested(2)}]")
     with pytest.raises(msgspec.DecodeError, match="nested deeper than 128 levels"):
         decode_written(f"[{nested(2)},{nested(MAX_WRITTEN_DEPTH)}]")
+
+
+def test_what_a_program_hands_in_is_kept_to_a_depth_that_does_not_depend_on_the_stack() -> None:
+    def nested(depth: int) -> Any:
+        value: Any = 0
+        for _ in range(depth):
+            value = [value]
+        return value
+
+    wide = [[]] * MAX_KEPT_DEPTH
+    assert reread([wide, nested(MAX_KEPT_DEPTH - 1)], list[Any])[1] == nested(MAX_KEPT_DEPTH - 1)
+    for depth in (MAX_KEPT_DEPTH, 100_000):
+        with pytest.raises(ValueError):
+            reread([wide, nested(depth)], list[Any])
 
 
 @pytest.mark.parametrize(

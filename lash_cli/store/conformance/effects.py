@@ -35,11 +35,12 @@ from lash_cli.core.wait import (
     AwaitEventKey,
     CustomWait,
     ResolvedCancelled,
+    ResolvedErr,
     ResolvedOk,
     ResolvedTimeout,
     TurnCancelGateWait,
 )
-from lash_cli.errors import EffectError, JournalFault
+from lash_cli.errors import EffectError, JournalFault, UsageError
 from lash_cli.store.conformance.journal import MovableClock
 from lash_cli.store.conformance.waits import SCOPE, SESSION, forgeries
 
@@ -159,6 +160,20 @@ class EffectHostLaws:
         assert (duplicate.kind, duplicate.terminal) == ("already_resolved", ResolvedOk(1))
         assert await host.await_await_event(key) == ResolvedOk(1)
         assert await host.peek_await_event(key) == ResolvedOk(1)
+
+    async def test_a_resolution_is_held_as_it_is_read_again_or_refused_and_nothing_stands(
+        self, open_host: OpenHost
+    ) -> None:
+        host = open_host()
+        key = await host.await_event_key(SCOPE, CustomWait("x"))
+        broken: tuple[Any, ...] = ("yes", ResolvedErr(404, ""), ResolvedOk(object()), ResolvedOk([float("nan")]))  # type: ignore[arg-type]
+        for nonsense in broken:
+            with pytest.raises(UsageError) as refused:
+                await host.resolve_await_event(key, nonsense)
+            assert refused.value.code == "invalid_await_event_resolution"
+            assert await host.peek_await_event(key) is None
+        await host.resolve_await_event(key, ResolvedOk({"b": (1, 2), "a": -0.0}))
+        assert await host.await_await_event(key) == ResolvedOk({"a": -0.0, "b": [1, 2]})
 
     async def test_a_waiter_of_this_process_is_woken_without_time_passing(
         self, open_host: OpenHost, clock: MovableClock
