@@ -36,6 +36,7 @@ from lash_cli.store.sqlite import (
     pending_inputs,
     turn_start,
 )
+from lash_cli.store.sqlite.sessions import read_session
 from lash_cli.store.sqlite.store import SqliteStore
 
 OpenStore = Callable[[], SqliteStore]
@@ -148,7 +149,7 @@ async def fill(store: SqliteStore, clock: ManualClock, count: int, session_id: s
     soon = clock.now_ms() + 3_600_000
 
     def job(connection: sqlite3.Connection) -> None:
-        session, *_ = enqueueing.addressee(connection, session_id)
+        session = read_session(connection, session_id)
         for index in range(count):
             for kind, ingress in (
                 ("next", NextTurn()),

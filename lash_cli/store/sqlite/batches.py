@@ -37,8 +37,8 @@ from lash_cli.core.queued_work import (
 from lash_cli.errors import ConflictError, QueuedWorkClaimSuperseded, StoreUnusable
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.numbered_tables import next_number
-from lash_cli.store.sqlite.queue_announcing import Observed, announce
-from lash_cli.store.sqlite.sessions import key_of, live_generation, read_session
+from lash_cli.store.sqlite.queue_announcing import announce
+from lash_cli.store.sqlite.sessions import StoredHead, key_of, live_generation, read_session, refuse_closed
 
 if TYPE_CHECKING:
     from lash_cli.core.protocols import Ids
@@ -227,7 +227,7 @@ def _new_id(draft: QueuedWorkBatchDraft, ids: Ids) -> str:
 
 def insert(
     connection: sqlite3.Connection,
-    session: Observed,
+    session: StoredHead,
     draft: QueuedWorkBatchDraft,
     work_class: QueuedWorkClass,
     ids: Ids,
@@ -337,12 +337,12 @@ class Batches:
 
     async def enqueue_queued_work(self, draft: QueuedWorkBatchDraft) -> QueuedWorkReceipt:
         """See `queueing.QueuedWorkStore.enqueue_queued_work`."""
-        from lash_cli.store.sqlite.enqueueing import addressee  # who only looks at a queue does without the live log
-
         work_class = validate_draft(draft)
 
         def job(connection: sqlite3.Connection) -> QueuedWorkReceipt:
-            session, *_ = addressee(connection, draft.session_id)
+            session = read_session(connection, draft.session_id)
+            if session.closed_at_ms is not None:
+                refuse_closed(draft.session_id)
             return insert(connection, session, draft, work_class, self._ids, self._db.clock.now_ms())
 
         return await self._db.write(job, durable=True)

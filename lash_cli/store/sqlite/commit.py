@@ -41,7 +41,7 @@ from lash_cli.store.sqlite.announcing import WriterConnection
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.live import read_end
 from lash_cli.store.sqlite.live_rows import NEWEST, LogEnd
-from lash_cli.store.sqlite.sessions import HEAD_COLUMNS, NO_GENERATION, Addressee, StoredHead, read_session_as
+from lash_cli.store.sqlite.sessions import HEAD_COLUMNS, NO_GENERATION, StoredHead, read_session_as
 
 if TYPE_CHECKING:
     from lash_cli.core.activity import TurnActivity
@@ -270,7 +270,7 @@ def _enqueue(
     connection: sqlite3.Connection, stored: StoredHead, prepared: _Prepared, revision: int, ids: Ids
 ) -> tuple[str, ...]:
     """Step 13: the outbox goes into the queue as of the revision this commit makes; the ids of its batches."""
-    session = Addressee(stored.key, stored.session_id, revision)
+    session = msgspec.structs.replace(stored, head_revision=revision)
     now_ms = prepared.commit.now_ms
     return tuple(
         batches.insert(connection, session, draft, work_class, ids, now_ms).batch_id

@@ -11,13 +11,12 @@ from typing import Final
 
 from lash_cli.core.ingress import InputDraft, PendingTurnInput, ingress_message_id
 from lash_cli.core.observation import QueueChanged
-from lash_cli.errors import SessionClosed
 from lash_cli.store.sqlite import inputs
 from lash_cli.store.sqlite.announcing import WriterConnection
 from lash_cli.store.sqlite.lineage import find_node, segments_of
 from lash_cli.store.sqlite.live import append_behind
-from lash_cli.store.sqlite.live_rows import NEWEST, LogEnd, change_row
-from lash_cli.store.sqlite.sessions import Addressee, refuse_missing
+from lash_cli.store.sqlite.live_rows import NEWEST, change_row
+from lash_cli.store.sqlite.sessions import refuse_closed, refuse_missing
 
 # The session that a row enters, behind what its event is appended, and its next seq where a message of that id may have
 # been said there: it stands there, or in a history that is shared with others. In one look.
@@ -30,41 +29,27 @@ FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key AND l.stam
 """
 
 
-def addressee(
-    connection: sqlite3.Connection, session_id: str, message_id: str | None = None
-) -> tuple[Addressee, LogEnd | None, bool]:
-    """A session that takes new rows, the end of its log, None for one that has yet to begin, and whether it has a
-    message `message_id`, of its own or inherited.
+def enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
+    """Store a draft that waits and announce it, or answer with what stands under its source key.
 
-    Raises like `read_session`, and `SessionClosed`. `connection` is the writer's.
+    Raises like `read_session`, `SessionClosed`, and `ConflictError` (`input_exists`) for the id of an input of which
+    only its message is left, too. `connection` is the writer's.
     """
     assert isinstance(connection, WriterConnection)
+    session_id, message_id = draft.session_id, ingress_message_id(draft.input_id)
     row = connection.execute(_ADDRESSEE, (message_id, connection.stamp, session_id)).fetchone()
     if row is None:
         refuse_missing(connection, session_id)
     key, head_revision, closed_at_ms, epoch, hole, newest, next_seq = row
     if closed_at_ms is not None:
-        raise SessionClosed(f"session {session_id!r} is closed", details={"session": session_id})
-    end = None if epoch is None else (epoch, hole, newest)
-    is_said = (
-        message_id is not None
-        and next_seq is not None
-        and find_node(connection, segments_of(connection, key, next_seq), message_id) is not None
-    )
-    return Addressee(key, session_id, head_revision), end, is_said
-
-
-def enqueue(connection: sqlite3.Connection, draft: InputDraft, now_ms: int) -> PendingTurnInput:
-    """Store a draft that waits and announce it, or answer with what stands under its source key. Raises
-    `ConflictError` (`input_exists`) for the id of an input of which only its message is left, too."""
-    assert isinstance(connection, WriterConnection)
-    session, log_end, is_said = addressee(connection, draft.session_id, ingress_message_id(draft.input_id))
-    submitted = inputs.find_submitted(connection, session.key, draft)
+        refuse_closed(session_id)
+    submitted = inputs.find_submitted(connection, key, draft)
     if submitted is not None:
         return submitted.input
-    if is_said:
+    if next_seq is not None and find_node(connection, segments_of(connection, key, next_seq), message_id) is not None:
         raise inputs.id_is_used(draft.input_id)
-    stored = inputs.insert(connection, session.key, draft, now_ms)
-    rows = ((session.head_revision or 0, change_row(QueueChanged("enqueued", (draft.input_id,)))),)
-    append_behind(connection, session.key, session.session_id, log_end, rows, now_ms=now_ms)
+    stored = inputs.insert(connection, key, draft, now_ms)
+    log_end = None if epoch is None else (epoch, hole, newest)
+    rows = ((head_revision or 0, change_row(QueueChanged("enqueued", (draft.input_id,)))),)
+    append_behind(connection, key, session_id, log_end, rows, now_ms=now_ms)
     return stored

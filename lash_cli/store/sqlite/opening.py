@@ -15,12 +15,12 @@ from typing import Final
 from lash_cli.core.content import TextItem
 from lash_cli.core.ingress import InputDraft, InputState
 from lash_cli.core.lease import SessionExecutionLease
-from lash_cli.errors import ConflictError, RuntimeTurnCommitConflict, SessionBindingMismatch, SessionClosed, UsageError
+from lash_cli.errors import ConflictError, RuntimeTurnCommitConflict, SessionBindingMismatch, UsageError
 from lash_cli.store.base import LaneBusy, LaneGranted, LaneOutcome, LaneRequest, TurnRecord
 from lash_cli.store.sqlite import drain, inputs, line, turn_start
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.lanes import read_turn
-from lash_cli.store.sqlite.sessions import StoredHead
+from lash_cli.store.sqlite.sessions import StoredHead, refuse_closed
 
 # A longer text takes milliseconds to encode and to write, during which the event loop is to serve others.
 _BRIEF_CHARS: Final = 64 * 1024
@@ -85,7 +85,7 @@ def _refuse_unless_free(submitted: inputs.Submitted | None, lease: SessionExecut
 def _open(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> LaneOutcome:
     stored = turn_start.read_lane_head(connection, request.session_id)
     if stored.closed_at_ms is not None:
-        raise SessionClosed(f"session {request.session_id!r} is closed", details={"session": request.session_id})
+        refuse_closed(request.session_id)
     done, submitted = _already_done(connection, stored, request)
     if done is not None:
         return done
@@ -128,7 +128,7 @@ def _look(connection: sqlite3.Connection, request: LaneRequest, now_ms: int) -> 
     assert request.drain is not None
     stored = turn_start.read_lane_head(connection, request.session_id)
     if stored.closed_at_ms is not None:
-        raise SessionClosed(f"session {request.session_id!r} is closed", details={"session": request.session_id})
+        refuse_closed(request.session_id)
     done, _ = _already_done(connection, stored, request)
     return done or drain.look(connection, stored, request, request.drain, now_ms)
 

@@ -9,36 +9,20 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
-
-class Observed(Protocol):
-    """The session row as it was read in the transaction: who is told, and at which revision."""
-
-    @property
-    def key(self) -> int:
-        """The integer key of its rows."""
-        ...
-
-    @property
-    def session_id(self) -> str:
-        """Its id."""
-        ...
-
-    @property
-    def head_revision(self) -> int | None:
-        """The revision of its head, None while nothing was committed."""
-        ...
+from lash_cli.store.sqlite.sessions import StoredHead
 
 
 def announce(
     connection: sqlite3.Connection,
-    session: Observed,
+    session: StoredHead,
     kind: Literal["enqueued", "cancelled"],
     ids: Sequence[str],
     now_ms: int,
 ) -> None:
-    """Announce inputs or batches that came or went; nothing for no ids. Rows given back count as enqueued."""
+    """Announce inputs or batches that came or went, at the revision of `session`; nothing for no ids. Rows given back
+    count as enqueued."""
     if not ids:
         return
     from lash_cli.core.observation import QueueChanged

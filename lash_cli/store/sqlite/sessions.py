@@ -21,6 +21,7 @@ from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow, is_row_live
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.errors import (
     ConflictError,
+    SessionClosed,
     SessionDeleted,
     SessionNotFound,
     UsageError,
@@ -221,6 +222,11 @@ def refuse_missing(connection: sqlite3.Connection, session_id: str) -> NoReturn:
     raise SessionNotFound(f"session {session_id!r} does not exist")
 
 
+def refuse_closed(session_id: str) -> NoReturn:
+    """Raise `SessionClosed`."""
+    raise SessionClosed(f"session {session_id!r} is closed", details={"session": session_id})
+
+
 def read_session(connection: sqlite3.Connection, session_id: str) -> StoredSession:
     """The row of `session_id`; raises `SessionNotFound` or `SessionDeleted`."""
     return read_session_as(StoredSession, connection, _READ, (session_id,), session_id)
@@ -242,14 +248,6 @@ def key_of(connection: sqlite3.Connection, session_id: str) -> int:
     if row is None:
         refuse_missing(connection, session_id)
     return int(row[0])
-
-
-class Addressee(msgspec.Struct, frozen=True, gc=False):
-    """What an enqueue needs to know of its session."""
-
-    key: int
-    session_id: str
-    head_revision: int | None
 
 
 def live_generation(lease: LeaseRow, now_ms: int) -> int:
