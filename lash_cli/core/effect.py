@@ -292,6 +292,12 @@ def divergent_paths(stored: Any, rebuilt: Any, path: str = "") -> list[str]:
 
 def mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvelope) -> EffectError:
     """The error of a replay whose envelope differs (contract 03 §2.4). Values never appear in it."""
+    error = _mismatch_error(code, stored, rebuilt)
+    error.hint = DIVERGED_HINT
+    return error
+
+
+def _mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvelope) -> EffectError:
     try:
         paths = divergent_paths(msgspec.json.decode(stored.json), msgspec.json.decode(rebuilt.json))
     except msgspec.DecodeError:
@@ -313,6 +319,5 @@ def mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvel
             "first_divergent_paths": shown,
         },
     )
-    error.hint = DIVERGED_HINT
     error.stored, error.rebuilt = stored.json, rebuilt.json
     return error

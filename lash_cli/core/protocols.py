@@ -469,8 +469,8 @@ class ScopedEffects(Protocol):
     async def left_pending(self) -> tuple[tuple[str, ToolAttemptCommand, ToolAttemptOutcome], ...]:
         """The attempts of earlier drives whose calls somebody outside was to complete, with their replay keys.
 
-        For who ends the scope without going through its calls again. Empty where nothing is journalled. Raises
-        `JournalFault` for a row that cannot be read.
+        For who ends the scope without going through its calls again, which must be possible: a row that cannot be read
+        is left out, and logged. Empty where nothing is journalled.
         """
         ...
 

@@ -19,6 +19,7 @@ happened.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -28,6 +29,7 @@ import msgspec
 
 from lash_cli.core.codec import decode
 from lash_cli.core.effect import (
+    DIVERGED_HINT,
     CheckpointCommand,
     EffectEnvelope,
     EffectOutcome,
@@ -60,6 +62,8 @@ from lash_cli.effects.host import (
 from lash_cli.effects.resolver import StoreResolver
 from lash_cli.errors import EffectError, JournalFault, LashError
 from lash_cli.store.base import JournalClaim, JournalRecording, JournalRow, JournalStore, WaitStore
+
+_log = logging.getLogger("lash.effects")
 
 MAX_HELD_WAIT_MS = 25
 
@@ -136,6 +140,12 @@ class JournalEffectHost(StoreResolver):
     def fault(self, what: str, message: str) -> JournalFault:
         """A fault of the journal under this backend's code."""
         return JournalFault(f"{self.store.effect_code_prefix}_effect_replay_{what}", message)
+
+    def corrupt(self, replay_key: str, problem: str = "does not decode") -> JournalFault:
+        """The fault of a row that cannot be used: nor will it be the next time."""
+        error = self.fault("corrupt_row", f"what the journal has of effect {replay_key} {problem}")
+        error.terminal, error.hint = True, DIVERGED_HINT
+        return error
 
     def crash_point(self, when: Literal["before", "after"], envelope: EffectEnvelope, what: str) -> None:
         """Tell the injected hook where the host is; model and tool effects, and those of tool hooks, only."""
@@ -223,7 +233,7 @@ class JournalScopedEffects:
         try:
             return decode(row.envelope.json, EffectEnvelope)
         except msgspec.DecodeError as error:
-            raise self._host.fault("corrupt_row", f"{replay_key} does not decode") from error
+            raise self._host.corrupt(replay_key) from error
 
     async def left_pending(self) -> tuple[tuple[str, ToolAttemptCommand, ToolAttemptOutcome], ...]:
         """See `ScopedEffects`; without a fence nothing is known of earlier drives."""
@@ -231,7 +241,12 @@ class JournalScopedEffects:
             return ()
         found = []
         for row in (await self._journal()).values():
-            known = self._read(row)
+            try:
+                known = self._read(row)
+            except JournalFault as error:
+                # Whoever asks ends the turn, and that must be possible whatever became of its journal.
+                _log.warning("a call that was left pending may go on: %s", error)
+                continue
             if known is None or not isinstance(known[0].command, ToolAttemptCommand):
                 continue
             command, outcome = known[0].command, known[1]
@@ -247,7 +262,7 @@ class JournalScopedEffects:
             envelope = decode(row.envelope.json, EffectEnvelope)
             return envelope, decode_outcome(row.outcome, envelope.command)
         except msgspec.DecodeError as error:
-            raise self._host.fault("corrupt_row", f"{row.replay_key} does not decode") from error
+            raise self._host.corrupt(row.replay_key) from error
 
     async def has_any(self, key_prefix: str) -> bool:
         """See `ScopedEffects`."""
@@ -296,11 +311,11 @@ class JournalScopedEffects:
             raise mismatch_error(code, row.envelope, claim.envelope)
         recorded = row.outcome if row.status == "completed" else row.error
         if recorded is None:
-            raise self._host.fault("corrupt_row", f"{row.replay_key} is {row.status} and holds no result")
+            raise self._host.corrupt(row.replay_key, f"is {row.status} and holds no result")
         try:
             answer = decode_outcome(recorded, envelope.command) if row.status == "completed" else decode_error(recorded)
         except msgspec.DecodeError as error:
-            raise self._host.fault("corrupt_row", f"{row.replay_key} does not decode") from error
+            raise self._host.corrupt(row.replay_key) from error
         if isinstance(answer, EffectError):
             raise answer
         if isinstance(envelope.command, SleepCommand) and row.due_at_ms is not None:

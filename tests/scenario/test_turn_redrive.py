@@ -32,6 +32,7 @@ from lash_cli.core.content import Message, Role, TextPart, message_text
 from lash_cli.core.outcome import TurnCancellationEvidence
 from lash_cli.core.tools import failure, success
 from lash_cli.errors import ConflictError, EffectError, HeadRevisionConflict, StoreError, StoreLocked, StoreUnusable
+from lash_cli.runtime.demand import is_passing
 
 NO_PLAN = "UPDATE turns SET plan = CAST('{}' AS BLOB) WHERE state = 'running'"
 BROKEN = failure("execution", "broken", "it broke", retry=RetryHint("safe"))
@@ -273,6 +274,39 @@ async def test_a_turn_that_cannot_be_replayed_says_where_and_can_be_ended_by_a_c
     assert output.result.outcome == Stopped("cancelled")
     assert (await second.turn("go on").run()).result.assistant_message() == "y"
     assert [message_text(m) for m in second.read_view().messages] == ["begin", "go on", "y"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        ("outcome = x'00'", "sqlite_effect_replay_corrupt_row"),
+        ("outcome = NULL", "sqlite_effect_replay_corrupt_row"),
+        ("envelope_hash = '0'", "runtime_effect_envelope_canonical_hash_invariant"),
+        ("envelope = x'00', envelope_hash = '0'", "runtime_effect_envelope_canonical_decode"),
+    ],
+)
+async def test_a_turn_whose_journal_is_damaged_can_be_ended_by_a_cancel_and_says_so(
+    make_core, caplog, damage: str, code: str
+) -> None:
+    first = await make_core(
+        ScriptedCaller([calls(("c1", "double", '{"n": 2}')), text("x")]),
+        tools=[doubling()],
+        crash_point=CrashPoints("before:commit"),
+    ).open_session("s1")
+    with pytest.raises(Crash):
+        await first.turn("begin").run()
+    core = make_core(ScriptedCaller([text("y")]), tools=[doubling()])
+    await core.store.db.write(lambda connection: connection.execute(f"UPDATE effects SET {damage}"), durable=True)
+    with pytest.raises(EffectError) as raised:
+        await (await core.open_session("s1")).redrive().run()
+    assert (raised.value.code, is_passing(raised.value)) == (code, False)
+    assert "lash cancel" in (raised.value.hint or "")
+    await core.request_turn_cancel("s1")
+    session = await core.open_session("s1")
+    assert (await session.redrive().run()).result.outcome == Stopped("cancelled")
+    assert (await session.turn("go on").run()).result.assistant_message() == "y"
+    # Somebody outside may still work on what such a row was about.
+    assert ("llm_call" in caplog.text) == ("x'00'" in damage)
 
 
 async def test_a_choice_made_after_a_crash_outlives_the_redrive_of_the_crashed_turn(make_core) -> None:
