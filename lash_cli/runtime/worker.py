@@ -176,11 +176,16 @@ class QueueWorker:
     def _ended(self, session_id: str, task: asyncio.Task[None]) -> None:
         del self._tasks[session_id]
         self._idle_since = self._clock.monotonic()
-        if not task.cancelled() and task.exception() is not None:
-            self._fail(task.exception())
+        try:
+            error = task.exception()
+        except asyncio.CancelledError as cancelled:
+            # By nobody here: whoever is told of the work, or does it, cancelled itself.
+            error = None if task.cancelling() else cancelled
+        if error is not None:
+            self._fail(error)
         self._bell.set()
 
-    def _fail(self, error: BaseException | None) -> None:
+    def _fail(self, error: BaseException) -> None:
         """End the whole worker with `error`, after the turns that run."""
         self._failure = self._failure or error
         self._is_stopping = True

@@ -574,3 +574,22 @@ async def test_the_workers_of_a_core_use_each_text_once_however_many_there_are(m
     ended = [event for event in told.events if isinstance(event, TurnEnded)]
     assert sorted(event.session_id for event in ended) == ["a", "b", "c"]
     assert not any([await cores[1].queue(name).pending_inputs() for name in "abc"])
+
+
+@pytest.mark.parametrize("kind", [SessionTaken, ActivityShown, TurnEnded, SessionLeft])
+async def test_a_worker_whose_listener_cancels_itself_ends_with_that(make_core, kind: type) -> None:
+    told: list[object] = []
+
+    async def leave(event: object) -> None:
+        told.append(event)
+        if isinstance(event, kind):
+            raise asyncio.CancelledError("the listener is gone")
+
+    core = make_core(answering())
+    await sessions(core, S)
+    await core.queue(S).enqueue("x")
+    async with asyncio.timeout(30):
+        with pytest.raises(asyncio.CancelledError, match="the listener is gone"):
+            await core.worker(WorkOptions(until_empty=True), on_event=leave).run()
+    assert sum(isinstance(event, kind) for event in told) == 1
+    assert (await core.store.session_row(S)).lease.token is None
