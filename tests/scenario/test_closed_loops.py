@@ -97,12 +97,12 @@ def test_a_turn_that_went_with_its_loop_is_in_nobodys_way(tmp_path: Path, then: 
     assert ran.stdout.splitlines() == said, ran.stdout + ran.stderr
 
 
-# Nobody in this process need wait for the lease: not another handle, not another core, and not the handle itself, which
-# has the claim of a tool there as well.
+# Nobody in this process need wait for the lease, which outlives the test: not another handle, not another core, and not
+# the handle itself, which has the claim of a tool there as well.
 LANE_LEFT_BEHIND = """
-import asyncio, sys, time
+import asyncio, sys
 import msgspec
-from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, SqliteStore, WorkOptions, tool
+from lash_cli.api import FunctionToolProvider, LashCore, LeaseTimings, ModelSpec, SqliteStore, WorkOptions, tool
 from lash_cli.core.tools import SafeRetry
 from lash_cli.runtime import lane
 from support.scripted import ScriptedCaller, calls, text
@@ -127,7 +127,7 @@ def answer(request):
 def core():
     return LashCore(
         provider=ScriptedCaller([answer], repeat=True), store=SqliteStore.open(path), queue_driver="none",
-        model=ModelSpec("m"), tools=[FunctionToolProvider([look])],
+        model=ModelSpec("m"), tools=[FunctionToolProvider([look])], lease_timings=LeaseTimings.from_ttl(3_600_000),
     )
 
 first = core()
@@ -144,7 +144,6 @@ loop.close()
 may_end = True
 
 async def go_on():
-    began = time.monotonic()
     other = core() if "core" in who else first
     if who == "core that works":
         await other.queue("s1").enqueue("two")
@@ -156,7 +155,6 @@ async def go_on():
         await handle.redrive().run()
     row = None if who == "core that deletes" else await first.store.session_row("s1")
     print(row is None or (row.running_turn_id is None and row.turn_state.turn_index > 0))
-    print(time.monotonic() - began < 15)
     await first.aclose()
     if other is not first:
         await other.aclose()
@@ -169,17 +167,20 @@ print(len(lane._LOOPS))
 @pytest.mark.parametrize("who", ["handle itself", "other handle", "other core", "core that works", "core that deletes"])
 def test_a_lane_that_went_with_its_loop_is_taken_by_anybody_in_the_process_at_once(tmp_path: Path, who: str) -> None:
     ran = run(LANE_LEFT_BEHIND, tmp_path, who)
-    assert ran.stdout.splitlines() == ["True", "True", "0"], "nothing of it is kept: " + ran.stdout + ran.stderr
+    assert ran.stdout.splitlines() == ["True", "0"], "nothing of it is kept: " + ran.stdout + ran.stderr
 
 
 # The same of a drive: what the driver took in the loop that is gone is taken up by it in the next one.
 DRIVEN = """
 import asyncio, sys
-from lash_cli.api import LashCore, ModelSpec, SqliteStore
+from lash_cli.api import LashCore, LeaseTimings, ModelSpec, SqliteStore
 from support.scripted import ScriptedCaller, text
 
 caller = ScriptedCaller([text("first"), text("second")])
-core = LashCore(provider=caller, store=SqliteStore.open(sys.argv[1]), queue_driver="inline", model=ModelSpec("model-1"))
+core = LashCore(
+    provider=caller, store=SqliteStore.open(sys.argv[1]), queue_driver="inline", model=ModelSpec("model-1"),
+    lease_timings=LeaseTimings.from_ttl(3_600_000),
+)
 
 async def leave_a_drive_behind():
     await core.open_session("s1")
@@ -198,7 +199,6 @@ async def go_on():
     await core._driver.settled()
     after = await core.store.session_row("s1")
     print(before.running_turn_id is not None, after.running_turn_id, after.pending_inputs, after.turn_state.turn_index)
-    print(after.last_commit_at_ms < before.lease.expires_at_ms)
     await core.aclose()
 
 asyncio.run(go_on())
@@ -207,7 +207,7 @@ asyncio.run(go_on())
 
 def test_a_drive_that_went_with_its_loop_is_taken_up_in_the_next_one_at_once(tmp_path: Path) -> None:
     ran = run(DRIVEN, tmp_path)
-    assert ran.stdout.splitlines() == ["True None 0 2", "True"], ran.stdout + ran.stderr
+    assert ran.stdout.splitlines() == ["True None 0 2"], ran.stdout + ran.stderr
 
 
 # What a handle has of a change that went with its loop is nobody's: not written over what others said since, and not

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
+from support.clock import LIMIT_S, settle
 from support.scripted import ScriptedCaller, calls, text
 from support.tools import NamedTools
 
@@ -177,21 +177,20 @@ async def test_a_tool_that_ignores_its_cancellation_is_cut_off_and_writes_no_res
     session = await core.open_session("s1")
     running = asyncio.create_task(session.turn("x", turn_id="t1").run())
     await stubborn.started.wait()
-    began = time.monotonic()
     session.cancel_running_turns()
-    output = await running
-    assert time.monotonic() - began < 1.0, "the grace is 50 ms"
+    await asyncio.wait({running}, timeout=LIMIT_S)
+    output = running.result()
     assert output.result.outcome == Stopped("cancelled")
     assert [record.output for record in output.result.tool_calls] == [cancelled(), cancelled()]
     before = await core.store.turn("s1", "t1")
     seen = list(output.activities)
-    began = time.monotonic()
     session.cancel_running_turns()
-    await session.close()
-    assert time.monotonic() - began < 1.0, "nobody waits for it a second time"
+    closing = asyncio.create_task(session.close())
+    await asyncio.wait({closing}, timeout=LIMIT_S)
+    assert closing.done()
     stubborn.freed.set()
     await stubborn.over.wait()
-    await asyncio.sleep(0.01)
+    await settle()
     assert output.activities == tuple(seen)
     assert not any(isinstance(activity.event, ToolProgress) for activity in seen)
     assert await core.store.turn("s1", "t1") == before
@@ -204,12 +203,10 @@ async def test_a_tool_that_ignores_its_cancellation_does_not_outlast_a_second_ca
     running = asyncio.create_task(session.turn("x").run())
     await stubborn.started.wait()
     running.cancel()
-    await asyncio.sleep(0.01)
-    began = time.monotonic()
+    await settle()
     running.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await running
-    assert time.monotonic() - began < 1.0
+    await asyncio.wait({running}, timeout=LIMIT_S)
+    assert running.cancelled()
     stubborn.freed.set()
     await stubborn.over.wait()
     await session.close()
@@ -274,10 +271,10 @@ async def test_a_tool_whose_attempt_is_over_has_no_progress_to_show_any_more(mak
 
     @tool(name="other")
     async def other(args: Number, context: ToolContext) -> int:
-        await asyncio.sleep(0.05)
+        await settle()
         over.set()
         await shown.wait()
-        await asyncio.sleep(0.05)
+        await settle()
         return args.value
 
     over, shown = asyncio.Event(), asyncio.Event()

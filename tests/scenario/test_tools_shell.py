@@ -10,7 +10,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -253,10 +252,8 @@ def test_what_is_left_of_a_character_cut_in_two_is_not_shown() -> None:
 
 
 async def test_of_a_flood_no_more_is_shown_than_anybody_could_read(bench: Workbench) -> None:
-    begun = time.monotonic()
     value = value_of(await bench.call("exec_command", cmd="head -c 3000000 /dev/zero | tr '\\0' x"))
-    earned = (time.monotonic() - begun) * SHOWN_BYTES_PER_SECOND
-    assert 0 < "".join(bench.shown).count("x") <= SHOWN_AT_ONCE_BYTES + earned
+    assert 0 < "".join(bench.shown).count("x") <= SHOWN_AT_ONCE_BYTES
     assert value["omitted_bytes"] == 3_000_000 - SHOWN_BYTES
 
 

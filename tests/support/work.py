@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class TooMuchWork(AssertionError):
@@ -32,3 +34,34 @@ def at_most(calls: int) -> Iterator[None]:
         yield
     finally:
         sys.setprofile(before)
+
+
+class BytesBound:
+    """How many bytes came under names in functions."""
+
+    total = 0
+
+
+@contextmanager
+def bytes_bound_in_threads() -> Iterator[BytesBound]:
+    """Count the bytes that the threads which begin inside of the block give names to: a copy is another thing than what
+    it was made of, and what grows in its place is the same."""
+    counted = BytesBound()
+    known: dict[tuple[FrameType, str], bytes | bytearray] = {}
+
+    def look(frame: FrameType, event: str, argument: object) -> Any:
+        for name, value in frame.f_locals.items():
+            if isinstance(value, bytes | bytearray):
+                if known.get((frame, name)) is not value:
+                    counted.total += len(value)
+                known[frame, name] = value
+                if event == "return":
+                    del known[frame, name]
+        return look
+
+    before = threading.gettrace()
+    threading.settrace(look)
+    try:
+        yield counted
+    finally:
+        threading.settrace(before)  # type: ignore[arg-type]
