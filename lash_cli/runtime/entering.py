@@ -103,6 +103,21 @@ class LaneEntry:
         drain_id, ids = self._request.drain_id, self._host.ids
         return f"{drain_id}:{ids.token()}" if drain_id is not None else ids.new("t")
 
+    async def find_provider(self) -> None:
+        """Raise what resolving the provider of the session raises, before a turn is begun that could not be driven. A
+        request that begins none has nothing to do with it."""
+        request, session, providers = self._request, self._session, self._host.providers
+        if request.input is None and request.drain is None:
+            return
+        try:
+            providers.resolve(session.policy.provider_id)
+        except LashError:
+            # The session may have been given another one since it was looked at.
+            if not session.is_behind(await self._store.head_position(session.session_id)):
+                raise
+            await session.refresh()
+            providers.resolve(session.policy.provider_id)
+
     async def enter(self) -> LaneGranted | LaneIdle | LaneBusy:
         """Take the lane for the request. `LaneIdle` and `LaneBusy` answer only a pass over the queue.
 
@@ -151,16 +166,15 @@ class LaneEntry:
 
     async def _catch_up(self, head: HeadPosition, guard: LaneGuard) -> None:
         """Load the head that another process made. Raises `HeadRevisionConflict` when there is none to load, and what
-        resolving the provider raises that it names: before a turn is begun that could not be driven."""
-        session, request = self._session, self._request
+        `find_provider` raises of the provider that it names."""
+        session = self._session
         if session.replaces_graph:
             await self._start_over(guard)
             return
         await session.refresh()
         if session.is_behind(head):
             raise HeadRevisionConflict(session.head_revision, head.head_revision)
-        if request.input is not None or request.drain is not None:
-            self._host.providers.resolve(session.policy.provider_id)
+        await self.find_provider()
 
     async def _start_over(self, guard: LaneGuard) -> None:
         """Replace what is stored by what the handle was opened with, so that the turn begins on a head that whoever

@@ -120,15 +120,7 @@ class DurableTurn(TurnDriver):
         """Run the request; whatever happens, the lane is not left held, unless a commit's outcome is unknown."""
         request, session = self.request, self.session
         try:
-            if request.input is not None or request.drain is not None:
-                try:
-                    self.host.providers.resolve(session.policy.provider_id)
-                except LashError:
-                    # The session may have been given another one since it was looked at.
-                    if not session.is_behind(await self.store.head_position(session.session_id)):
-                        raise
-                    await session.refresh()
-                    self.host.providers.resolve(session.policy.provider_id)
+            await self._entry.find_provider()
             if request.input is not None and has_bytes(request.input):
                 self._entry.hand_in(await self._with_stored_bytes(request.input))
             before: tuple[TurnResult, ...] = ()
