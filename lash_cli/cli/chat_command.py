@@ -28,8 +28,7 @@ from lash_cli.cli.running import (
     working_directory,
     writing_store,
 )
-from lash_cli.errors import LashError, NotFoundError, SessionClosed, UsageError
-from lash_cli.views.shell_words import shell_word
+from lash_cli.errors import LashError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from lash_cli.api import LashCore, LashSession
@@ -157,12 +156,11 @@ async def _chat(plan: ChatPlan, recording: ChatRecording | None) -> ChatEnd:
 
 
 async def _open(core: LashCore, meta: SessionMeta | None, plan: ChatPlan) -> LashSession:
+    from lash_cli.cli.chat_desk import require_open
     from lash_cli.system import SystemIds
 
-    if meta is not None and meta.closed_at_ms is not None:
-        raise SessionClosed(
-            f"session {meta.name} is closed", hint=f"reopen it with: lash resume {shell_word(meta.name)}"
-        )
+    if meta is not None:
+        require_open(meta)
     spec = policy_options(model=plan.model, provider=None, system=None)
     session = await open_to_work(core, meta, SystemIds().new("s"), spec)
     if meta is None:

@@ -17,9 +17,10 @@ from lash_cli.cli.output import safe
 from lash_cli.cli.signals import die_of, given_back, handling, kill_beyond, write_at_once
 from lash_cli.cli.tail_keys import restore
 from lash_cli.cli.tail_watched import holder_words
-from lash_cli.errors import ConfigError, LashError
-from lash_cli.store.base import RuntimePersistence, SessionRow
+from lash_cli.errors import ConfigError, LashError, SessionClosed
+from lash_cli.store.base import RuntimePersistence, SessionMeta, SessionRow
 from lash_cli.system import is_definitely_dead
+from lash_cli.views.shell_words import shell_word
 
 if TYPE_CHECKING:
     from lash_cli.cli.chat_command import ChatPlan
@@ -155,7 +156,9 @@ class ChatDesk:
         """See `Desk`."""
         from lash_cli.cli.references import resolve_session
 
-        return (await resolve_session(store, reference)).session_id
+        meta = await resolve_session(store, reference)
+        require_open(meta)
+        return meta.session_id
 
     def error_text(self, error: LashError) -> str:
         """See `Desk`."""
@@ -213,6 +216,14 @@ class ChatDesk:
         )
         commands = make_commands(client, keys_text=PLAIN_KEYS, write=face.write, attach=face.attach)
         return face, face.interrupt
+
+
+def require_open(meta: SessionMeta) -> None:
+    """Raise `SessionClosed` for a session that takes no text."""
+    if meta.closed_at_ms is not None:
+        raise SessionClosed(
+            f"session {meta.name} is closed", hint=f"reopen it with: lash resume {shell_word(meta.name)}"
+        )
 
 
 @contextmanager

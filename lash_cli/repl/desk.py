@@ -76,7 +76,8 @@ class Desk(Protocol):
         ...
 
     async def find(self, store: RuntimePersistence, reference: str) -> str:
-        """The id of the session `reference` names; raises `NotFoundError` with the nearest, and as `lash show` does."""
+        """The id of the session `reference` names; raises `NotFoundError` with the nearest, `SessionClosed`, and as
+        `lash show` does."""
         ...
 
     def error_text(self, error: LashError) -> str:

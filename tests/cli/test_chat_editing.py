@@ -190,6 +190,19 @@ def test_what_ends_the_chat_is_about_its_own_session_only(chat, lash) -> None:
     assert {row["status"] for row in lash("ls", "-o", "json").json["items"]} == {"idle"}
 
 
+def test_a_session_that_is_closed_is_not_gone_on_in_and_the_chat_stays(chat, lash) -> None:
+    lash("open", "other", "--name", "delta")
+    lash("close", "other")
+    one = chat()
+    one.press("/switch delta\r")
+    one.wait_for("session delta is closed")
+    one.wait_for("hint: reopen it with: lash resume delta")
+    one.press("still here\r")
+    one.wait_for("You said: still here")
+    one.wait_for("│ idle")
+    assert one.users() == ["still here"]
+
+
 def test_the_editor_gets_the_draft_and_one_that_fails_leaves_it(chat, tmp_path: Path) -> None:
     script = tmp_path / "edit.py"
     script.write_text("import sys; p = sys.argv[1]; t = open(p).read(); open(p, 'w').write(t + ' and more')\n")
