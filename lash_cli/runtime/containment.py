@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, described, encode, has_non_number, is_nested_deeper
+from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, described, encode, has_non_number, is_nested_deeper, reread
 from lash_cli.core.protocols import PreparesCalls, RunsGrantedCalls
 from lash_cli.core.tools import (
     FailureClass,
@@ -68,7 +68,9 @@ async def prepared(
             return kept_output(call.tool_name, answer)
         if not isinstance(answer, ToolCall):
             return _panicked(call.tool_name, f"TypeError: it was readied as {type(answer).__name__}, no ToolCall")
-        kept = decode(encode(answer), ToolCall)
+        kept: ToolCall = reread(answer, ToolCall)
+        if answer is not call and has_non_number(answer):
+            return _panicked(call.tool_name, "ValueError: it was readied with NaN or Infinity, which JSON cannot hold")
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
-from lash_cli.core.codec import decode, decode_json, described, encode, storable, to_builtins
+from lash_cli.core.codec import decode, decode_json, described, encode, reread, storable, to_builtins
 from lash_cli.core.content import Message
 from lash_cli.core.effect import (
     EffectEnvelope,
@@ -362,7 +362,7 @@ def _directives(answer: object) -> Sequence[object]:
         return ()
     if not isinstance(answer, list | tuple):
         _refuse(f"it answered {type(answer).__name__}, no list of directives")
-    return [decode(encode(item), type(item)) if isinstance(item, _DIRECTIVES) else item for item in answer]
+    return [reread(item, type(item)) if isinstance(item, _DIRECTIVES) else item for item in answer]
 
 
 def _text(answer: object) -> str:

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from support.doubling import Number
 from support.driving import S, said
+from support.nesting import nested
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
@@ -524,13 +525,6 @@ async def test_a_parked_session_is_resumed_in_the_store_it_was_parked_in_and_in_
         assert refused.value.code == "parked_elsewhere"
     resumed = await make_core(ScriptedCaller([])).resume(parked)
     assert [message_text(message) for message in resumed.read_view().messages] == ["hello", "one"]
-
-
-def nested(levels: int) -> Any:
-    value: Any = 1
-    for _ in range(levels):
-        value = [value]
-    return value
 
 
 # It can be stored; who reads it from further down the stack than who stored it may find that it cannot be read.

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from support.clock import LIMIT_S
 from support.driving import Crash, CrashPoints
+from support.nesting import nested
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
@@ -24,6 +25,7 @@ from lash_cli.api import (
     TurnOutput,
     tool,
 )
+from lash_cli.core.codec import MAX_KEPT_DEPTH
 from lash_cli.core.tools import cancelled, success
 
 
@@ -164,6 +166,8 @@ def raising(call: ToolCall) -> Any:
         (lambda call: msgspec.structs.replace(call, tool_id="other"), "prepared_tool_id_mismatch"),
         (lambda call: msgspec.structs.replace(call, call_id="b"), "prepared_tool_id_mismatch"),
         (lambda call: msgspec.structs.replace(call, prepared_payload=object()), "tool_panicked"),
+        (lambda call: msgspec.structs.replace(call, prepared_payload=float("nan")), "tool_panicked"),
+        (lambda call: msgspec.structs.replace(call, prepared_payload=nested(MAX_KEPT_DEPTH)), "tool_panicked"),
         (lambda call: "what?", "tool_panicked"),
         (raising, "tool_panicked"),
     ],

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.driving import Crash, CrashPoints, said
+from support.nesting import nested
 from support.scripted import ScriptedCaller, calls, text
 from support.tool_hooks import (
     BOTH,
@@ -57,6 +58,7 @@ from lash_cli.api import (
     ToolContext,
     ToolFault,
 )
+from lash_cli.core.codec import MAX_KEPT_DEPTH
 from lash_cli.core.content import PluginOrigin, ToolResultPart
 from lash_cli.core.tools import ToolCallOutput, ToolSuccess, failure, success
 from lash_cli.errors import PluginRegistrationError
@@ -128,6 +130,7 @@ async def test_an_abort_fails_the_call_and_not_the_turn(make_core) -> None:
         lambda call: "no list",
         lambda call: DENIED,
         always(ReplaceToolArgs({"name": object()})),
+        always(ReplaceToolArgs({"name": "first", "more": nested(MAX_KEPT_DEPTH)})),
         always(ShortCircuitTool("no output")),  # type: ignore[arg-type]
         always(DENIED, 7),
     ],

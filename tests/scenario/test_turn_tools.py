@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.doubling import Number, double, doubling
 from support.driving import Crash, CrashPoints
+from support.nesting import nested
 from support.scripted import ScriptedCaller, calls, text
 from support.tools import NamedTools
 
@@ -254,13 +255,6 @@ async def test_the_text_of_an_exception_is_kept_as_far_as_anybody_reads_it(make_
     reason = result.tool_calls[0].output.outcome.failure
     assert reason.code == "tool_panicked" and reason.message.startswith("t crashed: ValueError: xxx")
     assert len(reason.message) < MAX_ERROR_CHARS + 100
-
-
-def nested(depth: int) -> Any:
-    value: Any = 1
-    for level in range(depth):
-        value = [value] if level % 2 else {"inner": value}
-    return value
 
 
 @pytest.mark.parametrize("depth", [MAX_WRITTEN_DEPTH + 1, 900, 975, 980, 985, 5000])

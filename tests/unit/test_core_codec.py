@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.nesting import nested
 
 from lash_cli.core.codec import (
     MAX_KEPT_DEPTH,
@@ -35,21 +36,15 @@ def test_what_cannot_be_read_is_a_decode_error_whoever_asks(data: bytes | str) -
 
 @pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
 def test_what_a_model_wrote_is_followed_to_a_depth_that_does_not_depend_on_the_stack(start: str, end: str) -> None:
-    def nested(depth: int) -> str:
+    def written(depth: int) -> str:
         return start * depth + "0" * (start != "[") + end * depth
 
-    decode_written(f"[{nested(MAX_WRITTEN_DEPTH - 1)},{nested(2)}]")
+    decode_written(f"[{written(MAX_WRITTEN_DEPTH - 1)},{written(2)}]")
     with pytest.raises(msgspec.DecodeError, match="nested deeper than 128 levels"):
-        decode_written(f"[{nested(2)},{nested(MAX_WRITTEN_DEPTH)}]")
+        decode_written(f"[{written(2)},{written(MAX_WRITTEN_DEPTH)}]")
 
 
 def test_what_a_program_hands_in_is_kept_to_a_depth_that_does_not_depend_on_the_stack() -> None:
-    def nested(depth: int) -> Any:
-        value: Any = 0
-        for _ in range(depth):
-            value = [value]
-        return value
-
     wide = [[]] * MAX_KEPT_DEPTH
     assert reread([wide, nested(MAX_KEPT_DEPTH - 1)], list[Any])[1] == nested(MAX_KEPT_DEPTH - 1)
     for depth in (MAX_KEPT_DEPTH, 100_000):
