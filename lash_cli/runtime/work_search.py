@@ -213,10 +213,10 @@ class WorkSearch:
         seen.overtaken += 1
         seen.not_before = self._clock.monotonic() + backoff_s(seen.overtaken)
 
-    def set_aside(self, session_id: str) -> None:
+    def set_aside(self, session_id: str, *, rest_s: float = ASIDE_S) -> None:
         """Leave a session alone for a good while; nobody waits for it."""
         seen = self._remembered(session_id)
         seen.attempts = 0
         seen.is_aside = True
         seen.is_served = self._options.once
-        seen.not_before = self._clock.monotonic() + ASIDE_S
+        seen.not_before = self._clock.monotonic() + rest_s

@@ -326,12 +326,14 @@ class QueueWorker:
         if self._is_strict:
             raise error
         self._errors += 1
-        self._search.set_aside(session_id)
         await self._tell(PassFailed(session_id, error))
         # What is the matter with this worker, or with the store, says nothing about the session.
         is_of_the_session = not is_passing(error) and not isinstance(error, ConfigError)
         if is_of_the_session and self._options.on_failure == "pause":
+            self._search.set_aside(session_id, rest_s=0.0)  # once the hold is lifted nobody waits for us
             await self._hold(session_id, error.code)
+        else:
+            self._search.set_aside(session_id)
 
     async def _hold(self, session_id: str, reason: str) -> None:
         """Take nothing more from a session's queue, for whatever worker, until a person releases it."""

@@ -320,6 +320,27 @@ async def test_a_fault_of_one_session_does_not_end_the_others(make_core) -> None
     assert (report.turns, report.errors, report.held) == (1, 1, ("a",))
 
 
+async def test_a_queue_that_was_held_since_a_pass_failed_is_drained_as_soon_as_it_is_released(make_core) -> None:
+    core = make_core(answering())
+    await sessions(core, S)
+    await core.queue(S).enqueue("hello")
+    failures, good = [RuntimeError("a fault")], opener(core)
+
+    def once_at_fault(session_id: str):
+        if failures:
+            raise failures.pop()
+        return good(session_id)
+
+    class Repairing(Telling):
+        async def __call__(self, event: object) -> None:
+            await super().__call__(event)
+            if isinstance(event, HeldAfterFailure):
+                await core.queue(S).release()
+
+    report = await worker_of(core, Repairing(), open_one=once_at_fault, until_empty=True).run()
+    assert (report.turns, report.errors, report.held) == (1, 1, (S,))
+
+
 class Skipping(SystemClock):
     """A clock on which whoever sleeps finds that the time is over."""
 
