@@ -218,7 +218,7 @@ def unwritten_file(path: str | os.PathLike[str], error: OSError, so_far: str = "
     name = os.fspath(path)
     message, details = f"cannot write {name}: {reason}", {"path": name}
     if error.errno in _NO_PLACE:
-        hint = f"name a file in a directory that exists; {so_far}"
+        hint = f"name another file, in a directory that exists; {so_far}"
         return UsageError(message, code="output_unwritable", hint=hint, details=details)
     if error.errno in _NOT_ALLOWED:
         return ConfigError(

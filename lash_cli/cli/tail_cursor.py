@@ -23,8 +23,10 @@ START = "start"
 LAST_COMMIT = "last-commit"
 NOW = "now"
 CURSOR = "cursor"
+# How every cursor begins, of whatever version.
+_MARK = "lashsc"
 _PRIVATE = 0o600
-_MAX_BYTES = 1 << 20
+_HEAD_BYTES = 64
 
 
 class Begin(NamedTuple):
@@ -41,7 +43,7 @@ def parse_from(text: str) -> Begin:
     try:
         cursor = SessionCursor.from_store_token(text)
     except SessionCursorMalformed as error:
-        if text.startswith("lashsc"):
+        if text.startswith(_MARK):
             raise
         raise SessionCursorMalformed(
             f"--from cannot be {text!r}: it takes start, last-commit, now or a cursor",
@@ -78,20 +80,27 @@ class CursorFile:
 
         A place that was read is kept until a newer one of its session is
         saved. Raises `UsageError` for a file that cannot be read, as
-        `check_writable`, and `SessionCursorMalformed`.
+        `check_writable`, and `SessionCursorMalformed`, for what is no cursor
+        file also when it is not wanted: somebody else's file is not replaced.
         """
         if is_stream(self._path) or is_stream(self._target):
             raise UsageError(f"cannot keep a cursor in {self._path}", hint="name a file, which can be read again")
         check_writable(self._path)
-        if not is_wanted:
-            return None
         try:
             with open(self._target, "rb", opener=only_regular) as file:
-                text = file.read(_MAX_BYTES).decode("utf-8", "replace")
+                begin = file.read(_HEAD_BYTES).lstrip()
+                if begin and not begin.startswith(_MARK.encode()):
+                    raise SessionCursorMalformed(
+                        f"{self._path} is no cursor file", hint="name another file, or remove it"
+                    )
+                file.seek(0)
+                text = file.read().decode("utf-8", "replace")
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UsageError(f"cannot read the cursor file {self._path}: {error.strerror}") from error
+        if not is_wanted:
+            return None
         try:
             cursors = [SessionCursor.from_store_token(line.strip()) for line in text.splitlines() if line.strip()]
             if not cursors:

@@ -8,6 +8,7 @@ descriptor, so lines are never torn by each other.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import stat
@@ -20,6 +21,9 @@ from lash_cli.core.trace import TraceRecord, TraceSink
 FILE_MODE = 0o600  # prompts and tool results are inside
 DIRECTORY_MODE = 0o700
 SHARED_BITS = 0o077  # of a file that was there before, whose mode is its owner's business
+# How every record begins, and so every trace; what a blank line or a few may stand before.
+_FIRST_BYTES = b'{"schema_version":'
+_HEAD_BYTES = 64
 
 _log = logging.getLogger("lash.trace")
 
@@ -31,18 +35,21 @@ class JsonlTraceSink:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._descriptor: int | None = None
+        self._is_file = False
         self._is_torn = False
 
     def open(self) -> None:
-        """Create and open the file now, to learn early whether that works; raises `OSError`."""
+        """Create and open the file now, to learn early whether that works; raises `OSError`, for a file that holds
+        something else than a trace too."""
         if self._descriptor is None:
+            self._is_torn = _ends_within_a_line(self.path)
             _make_private_directories(self.path.parent)
             # Without O_NONBLOCK a named pipe nobody reads would hold up the turn; it means nothing to a file.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
             self._descriptor = os.open(self.path, flags, FILE_MODE)
             status = os.fstat(self._descriptor)
-            self._is_torn = stat.S_ISREG(status.st_mode) and _ends_within_a_line(self.path)
-            if stat.S_ISREG(status.st_mode) and status.st_mode & SHARED_BITS:
+            self._is_file = stat.S_ISREG(status.st_mode)
+            if self._is_file and status.st_mode & SHARED_BITS:
                 _log.warning("others can read the trace %s; it holds prompts and tool results: chmod 600", self.path)
 
     def append(self, record: TraceRecord) -> None:
@@ -58,8 +65,9 @@ class JsonlTraceSink:
             raise OSError(f"only {written} of {len(line)} bytes of a trace record were written to {self.path}")
 
     def flush(self) -> None:
-        """Sync the file to the disk. A file that was never written to is not created."""
-        if self._descriptor is not None:
+        """Sync the file to the disk; of a pipe or a device nothing is on one. A file that was never written to is not
+        created."""
+        if self._descriptor is not None and self._is_file:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
@@ -133,10 +141,14 @@ class TeeTraceSink:
 
 
 def _ends_within_a_line(path: Path) -> bool:
-    """Whether a file was left in the middle of a line; of one that we may not read that is not known."""
-    if not os.access(path, os.R_OK):
+    """Whether a trace was left in the middle of a line; of one that we may not read that is not known. Raises
+    `FileExistsError` for a file that holds something else: it would be spoilt."""
+    if not path.is_file() or not os.access(path, os.R_OK):
         return False
     with open(path, "rb") as file:
+        begin = file.read(_HEAD_BYTES).lstrip()[: len(_FIRST_BYTES)]
+        if not _FIRST_BYTES.startswith(begin):
+            raise FileExistsError(errno.EEXIST, "it is there, and is no trace")
         file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
         return file.read(1) not in (b"", b"\n")
 

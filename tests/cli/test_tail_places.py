@@ -18,6 +18,7 @@ from support.prepared import OPEN, prepare
 from support.tailing import GENESIS, PATIENCE_S, SILENT, foreign_epoch, payload, types
 
 from lash_cli.cli.tail_cursor import CursorFile
+from lash_cli.core.observation import SessionCursor
 from lash_cli.errors import LashRuntimeError
 
 KILLS = 4
@@ -71,7 +72,7 @@ def test_a_strict_tail_ends_at_a_gap_and_keeps_its_place(lash, home: Path, tmp_p
         assert result.code == result.lines[-1]["exit"] == 4 and result.error["code"] == "observation_gap"
 
 
-@pytest.mark.parametrize("content", ["", "rubbish\n", f"lashsc2:{GENESIS}:0:0:other\n"])
+@pytest.mark.parametrize("content", ["", "lashsc2:half", f"lashsc2:{GENESIS}:0:0:other\n"])
 def test_a_cursor_file_that_is_no_place_of_this_session_is_refused(
     lash, home: Path, tmp_path: Path, content: str
 ) -> None:
@@ -83,6 +84,19 @@ def test_a_cursor_file_that_is_no_place_of_this_session_is_refused(
     assert place.read_text() == content
     assert lash("tail", "s", "--save-cursor", str(place), "--from", "now", "--no-follow").code == 0
     assert place.read_text().startswith("lashsc2:")
+
+
+@pytest.mark.parametrize("begin", [(), ("--from", "now")])
+@pytest.mark.parametrize("content", [b"rubbish\n", b"\n\nlash", b"SQLite format 3\0" + b"\xff" * 2_000_000])
+def test_what_is_no_cursor_file_is_never_replaced(
+    lash, home: Path, tmp_path: Path, content: bytes, begin: tuple[str, ...]
+) -> None:
+    prepare(home, OPEN)
+    place = tmp_path / "place"
+    place.write_bytes(content)
+    result = lash("tail", "s", "--save-cursor", str(place), "--no-follow", *begin, "-o", "jsonl")
+    assert (result.code, result.out, result.error["code"]) == (2, "", "cursor_invalid")
+    assert place.read_bytes() == content
 
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "descriptor", "nameless"])
@@ -140,6 +154,17 @@ def test_a_full_disk_leaves_the_place_as_it_was_and_nothing_beside_it(tmp_path: 
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert refused.value.code == "cursor_not_saved"
     assert place.read_text() == f"lashsc2:{GENESIS}:0:0:s\n" and os.listdir(tmp_path) == ["place"]
+
+
+def test_the_places_of_very_many_sessions_are_all_kept(tmp_path: Path) -> None:
+    place = tmp_path / "places"
+    names = [f"session-{number}-{'x' * 100}" for number in range(10_000)]
+    cursors = CursorFile(str(place))
+    for name in names:
+        cursors.note(SessionCursor(GENESIS, 0, 0, name))
+    cursors.write()
+    begin = CursorFile(str(place)).load(is_wanted=True)
+    assert begin is not None and list(begin.cursors) == names
 
 
 def test_a_tail_of_all_that_is_killed_early_loses_no_place(lash, home: Path, tmp_path: Path) -> None:

@@ -125,16 +125,47 @@ def test_a_line_cut_by_a_full_disk_does_not_swallow_the_next_record(
     assert json.loads(whole)["id"] == "2"
 
 
+def test_a_pipe_that_cannot_be_synced_is_no_failure(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    reading = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    sink = JsonlTraceSink(tmp_path / "pipe")
+    sink.append(record(1))
+    sink.flush()
+    sink.close()
+    assert json.loads(os.read(reading, 10_000))["id"] == "1"
+    os.close(reading)
+
+
+@pytest.mark.parametrize("content", [b"[theme]\ncolour = 1\n", b"SQLite format 3\0", b'{"name": "notes"}\n', b"{}"])
+def test_what_is_no_trace_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes"
+    path.write_bytes(content)
+    with pytest.raises(FileExistsError, match="no trace"):
+        JsonlTraceSink(path).append(record())
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b'\n {"schema_version":1,"x":2}\n', b'{"sche'])
+def test_a_trace_of_any_version_and_one_that_broke_off_at_once_go_on(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(content)
+    sink = JsonlTraceSink(path)
+    sink.append(record(7))
+    sink.close()
+    assert path.read_bytes().startswith(content)
+    assert json.loads(path.read_bytes().splitlines()[-1])["id"] == "7"
+
+
 def test_a_line_that_another_process_left_unfinished_does_not_swallow_the_next_record(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
-    path.write_bytes(b'{"id": "0"}\n{"id": "ha')
+    path.write_bytes(record(0).line() + b"\n" + record(3).line()[:30])
     path.chmod(0o600)
     for number in (1, 2):
         sink = JsonlTraceSink(path)
         sink.append(record(number))
         sink.close()
     first, torn, *whole = path.read_text().splitlines()
-    assert (first, torn) == ('{"id": "0"}', '{"id": "ha')
+    assert json.loads(first)["id"] == "0" and torn.encode() == record(3).line()[:30]
     assert [json.loads(line)["id"] for line in whole] == ["1", "2"]
 
 
