@@ -269,17 +269,10 @@ class ResidentSession:
         if read is not None and read.turn_state.turn_index > self.turn_state.turn_index:
             self.turn_state = msgspec.structs.replace(self.turn_state, turn_index=read.turn_state.turn_index)
 
-    async def as_stored(self, now_ms: int) -> ResidentSession:
-        """The session as the store has it, beside this handle, which is about to replace it: what a turn that began
-        there is finished on. Raises as `adopt_read`."""
-        stored = self._unloaded(now_ms)
-        await stored.refresh()
-        return stored
-
     def left_behind(self, now_ms: int) -> ResidentSession:
         """The session for who goes on with it although what was done to this one can neither go on nor end: its head is
         loaded before it is used, and what is still owed is booked once."""
-        other = self._unloaded(now_ms)
+        other = self.unloaded(now_ms)
         other.is_policy_explicit = self.is_policy_explicit
         if self.is_policy_explicit:
             other.dirty.add(Dirty.CONFIG)
@@ -288,8 +281,8 @@ class ResidentSession:
         other.ledger, other.owed, other._doubted = self.ledger, self.owed, self.owed
         return other
 
-    def _unloaded(self, now_ms: int) -> ResidentSession:
-        """The session without anything that a head has, or that is to be written."""
+    def unloaded(self, now_ms: int) -> ResidentSession:
+        """The session without anything that a head has, or that is to be written; its head is loaded before it is used."""
         tools = self.registry.fork_with_state(ToolState())
         other = ResidentSession(self.session_id, self.policy, self.core_policy, tools, self.store, now_ms)
         other.phase_probe, other.dirty = self.phase_probe, set()

@@ -139,7 +139,7 @@ class DurableTurn(TurnDriver):
                 if outcome.redrive and session.replaces_graph:
                     # It began on what this handle is to replace with its next commit, and ends there, with all that it
                     # leads to.
-                    self._drive_on(await session.as_stored(self.host.clock.now_ms()))
+                    self._drive_on(session.unloaded(self.host.clock.now_ms()))
                 own_host = self.host
                 try:
                     if is_other:
