@@ -282,7 +282,7 @@ class ResidentSession:
         return other
 
     def unloaded(self, now_ms: int) -> ResidentSession:
-        """The session without anything that a head has, or that is to be written; its head is loaded before it is used."""
+        """The session without what a head has, or what is to be written; its head is loaded before it is used."""
         tools = self.registry.fork_with_state(ToolState())
         other = ResidentSession(self.session_id, self.policy, self.core_policy, tools, self.store, now_ms)
         other.phase_probe, other.dirty = self.phase_probe, set()
