@@ -107,6 +107,7 @@ async def test_the_bytes_of_an_image_are_kept_where_the_state_was_adopted(
     await copied.flush()
     assert await elsewhere.store.forget_aged_uncommitted(2**60) == 0
     assert await elsewhere.store.get_attachment(S, REF) == PNG
+    assert not copied._shared.state.given_attachments, "the store has them now"
     assert (await copied.admin().export_persistence_state()).attachments == {REF: PNG}
 
 

@@ -152,6 +152,33 @@ async def test_a_wait_longer_than_a_store_can_hold_is_one_that_a_cancel_ends(mak
     await session.close()
 
 
+async def test_a_wait_that_a_crash_cut_off_ends_when_it_was_to_end(make_core) -> None:
+    class Later(SystemClock):
+        def __init__(self, ahead_s: float) -> None:
+            self.ahead_s = ahead_s
+            self.waits_s: list[float] = []
+
+        def now_ms(self) -> int:
+            return super().now_ms() + round(self.ahead_s * 1000)
+
+        async def sleep(self, seconds: float) -> None:
+            if seconds > 100:
+                self.waits_s.append(seconds)
+                if self.ahead_s == 0:
+                    raise Crash("in the wait")
+
+    work = Scripted(SafeRetry(2, 600_000), [broken(SAFE), success("there")])
+    options = {"tools": [work.provider]}
+    with pytest.raises(Crash):
+        await (await make_core(ScriptedCaller([ASKS]), clock=Later(0), **options).open_session("s1")).turn("go").run()
+    clock = Later(200)
+    session = await make_core(ScriptedCaller([text("done")]), clock=clock, **options).open_session("s1")
+    result = (await session.redrive().run()).result
+    (waited,) = clock.waits_s
+    assert waited <= 400
+    assert (result.tool_calls[0].output, len(work.seen)) == (success("there"), 2)
+
+
 @pytest.mark.parametrize("nth", [1, 2, 3], ids=["first attempt", "second attempt", "third attempt"])
 async def test_an_attempt_that_was_recorded_is_not_made_again(make_core, nth: int) -> None:
     before = Scripted(SafeRetry(4, 1), [broken(SAFE)])
