@@ -205,10 +205,12 @@ async def test_pieces_of_calls_all_numbered_zero_go_to_the_call_that_was_opened_
     assert calls == [("a", "ls", '{"x":1}'), ("b", "cat", '{"y":2}')]
 
 
-async def test_a_piece_that_names_its_call_reaches_it_whatever_was_opened_since() -> None:
+@pytest.mark.parametrize("index", [0, None])
+async def test_a_piece_that_names_its_call_reaches_it_whatever_was_opened_since(index: int | None) -> None:
     calls = await told(
-        [call_delta("", index=0, id="a", name="ls"), call_delta("", index=0, id="b", name="cat")],
-        [call_delta('{"x":1}', index=0, id="a"), call_delta('{"y":2}', index=0, id="b")],
+        [call_delta("", index=index, id="a", name="ls"), call_delta("", index=index, id="b", name="cat")],
+        [call_delta('{"x":', index=index, id="a"), call_delta('{"y":', index=index, id="b", name="cat")],
+        [call_delta("1}", index=index, id="a", name="ls"), call_delta("2}", index=index, id="b")],
     )
     assert calls == [("a", "ls", '{"x":1}'), ("b", "cat", '{"y":2}')]
 
