@@ -51,7 +51,7 @@ from lash_cli.core.tools import (
 from lash_cli.effects.host import MS_PER_S, first_of
 from lash_cli.errors import EffectError, LashError, UsageError
 from lash_cli.runtime.cancellation import CancelToken
-from lash_cli.runtime.containment import contained, prepared
+from lash_cli.runtime.containment import contained, lent, prepared
 from lash_cli.runtime.foreign import until_over, within_limits
 from lash_cli.runtime.nested import NestedCalls, RequestedCall
 from lash_cli.runtime.pending import CompletionKeys, without_key
@@ -136,7 +136,7 @@ class ToolAttempts(ABC):
     ) -> ToolCall | ToolCallOutput:
         """The call as its source readies it, or what it answers at once."""
         context = self._context(call, resolved, attempt, most)
-        running = asyncio.ensure_future(prepared(resolved, call, context, is_strict=self._turn.is_strict))
+        running = asyncio.ensure_future(prepared(resolved, lent(call), context, is_strict=self._turn.is_strict))
         return await within_limits(running, resolved.manifest, self._turn.cancel, self._turn.scope.session_id)
 
     async def _made(
@@ -187,7 +187,7 @@ class ToolAttempts(ABC):
         """
 
         async def ask() -> object:
-            return await approval.decide(resolved.manifest, call)
+            return await approval.decide(resolved.manifest, lent(call))
 
         deciding = asyncio.ensure_future(ask())
         try:
@@ -218,6 +218,7 @@ class ToolAttempts(ABC):
         nested = NestedCalls(
             self.run_calls, self._turn.registry, call, attempt, replay_key, is_journalled=is_journalled
         )
+        call = lent(call)
         context = self._context(call, resolved, attempt, most, keys, nested)
         running = asyncio.ensure_future(contained(resolved, call, context, is_strict=self._turn.is_strict))
         self._attempts_under_way.add((call.call_id, attempt))

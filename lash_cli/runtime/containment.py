@@ -9,7 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from lash_cli.core.codec import MAX_WRITTEN_DEPTH, decode, described, encode, has_non_number, is_nested_deeper, reread
+import msgspec
+
+from lash_cli.core.codec import (
+    MAX_WRITTEN_DEPTH,
+    decode,
+    described,
+    encode,
+    has_non_number,
+    is_nested_deeper,
+    reread,
+    to_builtins,
+)
 from lash_cli.core.protocols import PreparesCalls, RunsGrantedCalls
 from lash_cli.core.tools import (
     FailureClass,
@@ -30,6 +41,14 @@ _log = logging.getLogger("lash.dispatch")
 MAX_RESULT_CHARS = 8 * 1024 * 1024
 # An output is so many levels around the value of a result.
 _OUTPUT_LEVELS = 2
+
+
+def lent(call: ToolCall) -> ToolCall:
+    """A call for who may write over its arguments: whoever comes behind him, the journal and the next attempt among
+    them, has it as it was."""
+    return msgspec.structs.replace(
+        call, args=to_builtins(call.args), prepared_payload=to_builtins(call.prepared_payload)
+    )
 
 
 async def contained(

@@ -19,7 +19,10 @@ from lash_cli.core.tools import (
     NeverRetry,
     RetryHint,
     SafeRetry,
+    ToolCall,
     ToolCallOutput,
+    ToolContract,
+    ToolManifest,
     ToolRetryPolicy,
     failure,
     success,
@@ -217,3 +220,59 @@ async def test_a_call_that_took_too_long_is_tried_again_only_by_an_idempotent_to
     reason = result.tool_calls[0].output.outcome.failure
     assert (seen, reason.code) == (list(range(1, attempts + 1)), "tool_timeout")
     assert reason.retry == (RetryHint() if attempts == 1 else RetryHint("exhausted", attempts=attempts))
+
+
+class Rewriting:
+    """A source whose tool, and a policy that, writes over the arguments of the call it is given."""
+
+    def __init__(self, who: str) -> None:
+        self.seen: list[tuple[object, object]] = []
+        self._who = who
+
+    def manifests(self) -> Sequence[ToolManifest]:
+        return (ToolManifest(id="work", name="work", description="works", retry_policy=SafeRetry(2)),)
+
+    def contract(self, tool_id: str) -> ToolContract:
+        return ToolContract()
+
+    async def prepare_tool_call(self, call: ToolCall, context: ToolContext) -> ToolCall:
+        readied = msgspec.structs.replace(call, args=msgspec.to_builtins(call.args), prepared_payload={"child": "c1"})
+        self._write_over("preparation", call)
+        return readied
+
+    async def decide(self, manifest: ToolManifest, call: ToolCall) -> None:
+        self._write_over("policy", call)
+
+    async def execute(self, call: ToolCall, context: ToolContext) -> ToolCallOutput:
+        self.seen.append((msgspec.to_builtins(call.args), dict(context.prepared_payload)))
+        self._write_over("tool", call)
+        if self._who == "tool":
+            context.prepared_payload.clear()
+        return broken(SAFE)
+
+    def _write_over(self, who: str, call: ToolCall) -> None:
+        if self._who == who:
+            call.args["where"]["path"].append("changed")
+            call.args["more"] = len(self.seen)
+
+    async def aclose(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("who", ["policy", "preparation", "tool"])
+async def test_what_is_done_to_the_arguments_of_a_call_reaches_no_other_attempt_and_no_journal(
+    make_core, who: str
+) -> None:
+    asks = calls(("a", "work", '{"where": {"path": ["home"]}}'))
+    work = Rewriting(who)
+    crashed = make_core(
+        ScriptedCaller([asks, text("done")]), tools=[work], approval=work, crash_point=CrashPoints("before:commit")
+    )
+    session = await crashed.open_session("s1")
+    with pytest.raises(Crash):
+        await session.turn("go").run()
+    assert work.seen == [({"where": {"path": ["home"]}}, {"child": "c1"})] * 2
+    again = Rewriting(who)
+    next_core = make_core(ScriptedCaller([]), tools=[again], approval=again)
+    output = await (await next_core.open_session("s1")).redrive().run()
+    assert output.result.is_success and again.seen == []
