@@ -42,13 +42,14 @@ class JsonlTraceSink:
         """Create and open the file now, to learn early whether that works; raises `OSError`, for a file that holds
         something else than a trace too."""
         if self._descriptor is None:
-            self._is_torn = _ends_within_a_line(self.path)
+            is_readable = _require_trace(self.path)
             _make_private_directories(self.path.parent)
             # Without O_NONBLOCK a named pipe nobody reads would hold up the turn; it means nothing to a file.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
             self._descriptor = os.open(self.path, flags, FILE_MODE)
             status = os.fstat(self._descriptor)
             self._is_file = stat.S_ISREG(status.st_mode)
+            self._is_torn = is_readable and _ends_within_a_line(self._descriptor, self.path)
             if self._is_file and status.st_mode & SHARED_BITS:
                 _log.warning("others can read the trace %s; it holds prompts and tool results: chmod 600", self.path)
 
@@ -140,17 +141,30 @@ class TeeTraceSink:
             raise first
 
 
-def _ends_within_a_line(path: Path) -> bool:
-    """Whether a trace was left in the middle of a line; of one that we may not read that is not known. Raises
-    `FileExistsError` for a file that holds something else: it would be spoilt."""
+def _require_trace(path: Path) -> bool:
+    """Whether there is a file that we may read. Raises `FileExistsError` where it holds something else than a trace,
+    which would be spoilt."""
     if not path.is_file() or not os.access(path, os.R_OK):
         return False
     with open(path, "rb") as file:
         begin = file.read(_HEAD_BYTES).lstrip()[: len(_FIRST_BYTES)]
-        if not _FIRST_BYTES.startswith(begin):
-            raise FileExistsError(errno.EEXIST, "it is there, and is no trace")
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-        return file.read(1) not in (b"", b"\n")
+    if not _FIRST_BYTES.startswith(begin):
+        raise FileExistsError(errno.EEXIST, "it is there, and is no trace")
+    return True
+
+
+def _ends_within_a_line(descriptor: int, path: Path) -> bool:
+    """Whether a trace was left in the middle of a line. That of another process which is being written looks alike,
+    but grows: to set the time of a file waits for a write under way."""
+    with open(path, "rb") as file:
+        while True:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read(1) in (b"", b"\n"):
+                return False
+            os.utime(descriptor)
+            if os.fstat(descriptor).st_size == size:
+                return True
 
 
 def _make_private_directories(directory: Path) -> None:

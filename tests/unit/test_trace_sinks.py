@@ -176,11 +176,11 @@ def test_a_pipe_nobody_reads_fails_instead_of_waiting(tmp_path: Path) -> None:
 
 
 def _write_many(path: str, writer: int, start: object) -> None:
-    sink = JsonlTraceSink(path)
     start.wait()  # type: ignore[attr-defined]
     for number in range(RECORDS_EACH):
-        sink.append(record(writer * RECORDS_EACH + number, "z" * (number * 97 % 9_000)))
-    sink.close()
+        sink = JsonlTraceSink(path)
+        sink.append(record(writer * RECORDS_EACH + number, "z" * (number * 977 % 60_000)))
+        sink.close()
 
 
 def test_several_processes_share_a_file_without_a_torn_or_a_lost_line(tmp_path: Path) -> None:
