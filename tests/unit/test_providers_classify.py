@@ -227,6 +227,7 @@ def test_what_is_refused_for_what_it_holds_stays_refused_whatever_it_says_of_wai
         # The answer's own date is what counts, however wrong our clock is.
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT", "date": "Wed, 21 Oct 2015 07:27:55 GMT"}, 5_000),
         ({"retry-after": "Wednesday, 21-Oct-15 07:28:00 GMT"}, 80_000),
+        ({"retry-after": "Wed, 21 Oct 2015 09:28:00 +0200"}, 80_000),
         ({"retry-after": "99999999999"}, 99_999_999_999_000),
         ({"retry-after": "1.5"}, 1500),
         ({"retry-after": "soon"}, None),
