@@ -114,6 +114,17 @@ async def test_turns_of_clones_run_one_after_another(make_core) -> None:
     await session.close()
 
 
+async def test_a_handle_that_is_closed_twice_is_one_less(make_core) -> None:
+    session = await make_core(ScriptedCaller([text("a")])).open_session("s1")
+    clone, _ = session.clone(), session.clone()
+    clone.close_handle()
+    clone.close_handle()
+    clone.close_handle()
+    assert (await session.turn("one").run()).result.assistant_message() == "a"
+    with pytest.raises(SessionStillInUse):
+        await session.close()
+
+
 async def test_cancelling_commits_a_cancelled_turn_and_the_next_turn_works(make_core) -> None:
     caller = ScriptedCaller([text("never"), text("fine")])
     caller.gate = asyncio.Event()
