@@ -111,14 +111,16 @@ async def test_the_bytes_of_an_image_are_kept_where_the_state_was_adopted(
     assert (await copied.admin().export_persistence_state()).attachments == {REF: PNG}
 
 
+@pytest.mark.parametrize("times", [1, 2], ids=["into-an-empty-store", "over-itself"])
 async def test_an_adopted_session_opens_by_its_current_frame_alone(
-    make_core: MakeCore, elsewhere: LashCore, tmp_path: Path
+    make_core: MakeCore, elsewhere: LashCore, tmp_path: Path, times: int
 ) -> None:
     state = await (await lived(make_core(echo()))).admin().export_persistence_state()
-    await (await elsewhere.open_with_state(S, state)).flush()
+    for _ in range(times):
+        await (await elsewhere.open_with_state(S, state)).flush()
     with contextlib.closing(sqlite3.connect(tmp_path / "other" / "lash.db")) as connection, connection:
         begins = dict(connection.execute("SELECT frame_id, first_seq FROM frames"))
-        seqs = dict(connection.execute("SELECT node_id, place & ((1 << 40) - 1) FROM nodes"))
+        seqs = dict(connection.execute("SELECT node_id, place & ((1 << 40) - 1) FROM nodes ORDER BY place"))
     first = {
         frame.frame_id: next(n for n in state.nodes if n.agent_frame_id == frame.frame_id) for frame in state.frames
     }
