@@ -27,6 +27,8 @@ from lash_cli.store.queueing import SessionDemand
 FIRST_BACKOFF_S = 0.025
 LONGEST_BACKOFF_S = 1.0
 MAX_ATTEMPTS = 8
+# Passes one session gets in a row before its slot is offered to others.
+PASSES_IN_A_ROW = 16
 
 
 class Drainable(Protocol):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from lash_cli.core.protocols import Clock
 from lash_cli.errors import LashError, NotFoundError, SessionClosed
 from lash_cli.runtime.demand import (
     MAX_ATTEMPTS,
+    PASSES_IN_A_ROW,
     Drainable,
     SessionOpener,
     Standing,
@@ -274,7 +276,8 @@ class QueueDriver:
             return await self._drain(session_id, session, wake)
 
     async def _drain(self, session_id: str, session: Drainable, wake: _Wake) -> _Found:
-        while True:
+        slots = self._here().slots
+        for number in itertools.count(1):
             idle = await self._pass(session_id, session)
             if idle in ("lane_busy", _PAUSED) and not wake.has_progressed:
                 return _Found.CONTENDED
@@ -282,6 +285,9 @@ class QueueDriver:
                 wake.has_progressed = True
             if idle is not None:
                 return _Found.PROGRESS if wake.has_progressed else _Found.EMPTY
+            if number >= PASSES_IN_A_ROW and slots.locked():
+                break  # somebody may wait for our slot
+        return _Found.PROGRESS
 
     async def _pass(self, session_id: str, session: Drainable) -> str | None:
         """One pass; why it ran no turn, None when it ran one. None begins in a session that is paused: whoever waits

@@ -20,7 +20,7 @@ from lash_cli.core.codec import described
 from lash_cli.core.outcome import Stopped, TurnResult
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import ConfigError, LashError, LashRuntimeError, NotFoundError, SessionClosed, TooManyOpenFiles
-from lash_cli.runtime.demand import Drainable, SessionOpener, is_passing
+from lash_cli.runtime.demand import PASSES_IN_A_ROW, Drainable, SessionOpener, is_passing
 from lash_cli.runtime.requests import TurnOutput
 from lash_cli.runtime.work_events import (
     ActivityShown,
@@ -43,8 +43,6 @@ from lash_cli.store.base import RuntimePersistence
 _log = logging.getLogger("lash.worker")
 
 POLL_S = 0.05
-# Passes one session gets in a row before its slot is offered to others.
-PASSES_IN_A_ROW = 16
 CANCEL_ORIGIN = "worker"
 CANCEL_REASON = "the worker was stopped"
 HOLD_PREFIX = "turn_failed:"

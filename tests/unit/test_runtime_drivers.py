@@ -14,6 +14,7 @@ from support.clock import LIMIT_S, ManualClock, settle
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow
 from lash_cli.core.outcome import AssistantMessage, AssistantOutput, ExecutionSummary, Finished, TurnResult
 from lash_cli.errors import ConfigError, SessionDeleted, StoreLocked
+from lash_cli.runtime.demand import PASSES_IN_A_ROW
 from lash_cli.runtime.drivers import LONGEST_WAIT_S, QueueDriver
 from lash_cli.runtime.requests import TurnOutput
 from lash_cli.store.queueing import SessionDemand
@@ -168,6 +169,25 @@ async def test_at_most_so_many_sessions_are_open_at_once(world, driver) -> None:
     world.gate.set()
     await driver.settled()
     assert (world.ended, world.most_open) == (6, 2)
+
+
+async def test_a_queue_that_never_ends_gives_its_slot_to_others(world, clock) -> None:
+    driver = QueueDriver(world, clock, world.opener, concurrency=1)
+    passes: list[str] = []
+
+    def on_pass(session_id: str) -> None:
+        passes.append(session_id)
+        if session_id == "endless" and len(passes) < 100:
+            world.waiting["endless"] += 1  # as by a tool of its own turn
+
+    world.on_pass = on_pass
+    world.waiting["endless"] = world.waiting["other"] = 1
+    driver.notify("endless", "x")
+    driver.notify("other", "x")
+    await driver.settled()
+    assert passes.index("other") == PASSES_IN_A_ROW
+    assert (world.waiting.total(), world.most_open) == (0, 1)
+    await driver.aclose()
 
 
 async def test_a_busy_lane_is_looked_at_ever_more_rarely_and_never_given_up(world, driver, clock, caplog) -> None:
