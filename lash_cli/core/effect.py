@@ -24,7 +24,6 @@ from lash_cli.core.tools import PendingCompletion, ToolCall, ToolCallOutput
 from lash_cli.errors import EffectDiverged, EffectError
 
 MAX_DIVERGENT_PATHS = 8
-DIVERGED_HINT = "the turn cannot be finished as it was begun; end it with: lash cancel SESSION --wait"
 
 
 class TurnScope(Record, tag="turn", tag_field="type"):
@@ -292,12 +291,6 @@ def divergent_paths(stored: Any, rebuilt: Any, path: str = "") -> list[str]:
 
 def mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvelope) -> EffectError:
     """The error of a replay whose envelope differs (contract 03 §2.4). Values never appear in it."""
-    error = _mismatch_error(code, stored, rebuilt)
-    error.hint = DIVERGED_HINT
-    return error
-
-
-def _mismatch_error(code: str, stored: CanonicalEnvelope, rebuilt: CanonicalEnvelope) -> EffectError:
     try:
         paths = divergent_paths(msgspec.json.decode(stored.json), msgspec.json.decode(rebuilt.json))
     except msgspec.DecodeError:

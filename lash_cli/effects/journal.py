@@ -29,7 +29,6 @@ import msgspec
 
 from lash_cli.core.codec import decode
 from lash_cli.core.effect import (
-    DIVERGED_HINT,
     CheckpointCommand,
     EffectEnvelope,
     EffectOutcome,
@@ -60,12 +59,19 @@ from lash_cli.effects.host import (
     sleep_until,
 )
 from lash_cli.effects.resolver import StoreResolver
-from lash_cli.errors import EffectError, JournalFault, LashError
+from lash_cli.errors import EffectDiverged, EffectError, JournalFault, LashError
 from lash_cli.store.base import JournalClaim, JournalRecording, JournalRow, JournalStore, WaitStore
 
 _log = logging.getLogger("lash.effects")
 
 MAX_HELD_WAIT_MS = 25
+
+# What a call waits for may take a day, so who has begun it is named before its end.
+_OTHER_PROGRAM = (
+    "the turn was begun with other tools, or another prompt or model; let the program that began it go on with it, "
+    "or end it with: "
+)
+_UNFINISHABLE = "the turn cannot be finished as it was begun; end it with: "
 
 CrashPoint = Callable[[str], None]
 MakeRecording = Callable[[], JournalRecording]
@@ -140,12 +146,6 @@ class JournalEffectHost(StoreResolver):
     def fault(self, what: str, message: str) -> JournalFault:
         """A fault of the journal under this backend's code."""
         return JournalFault(f"{self.store.effect_code_prefix}_effect_replay_{what}", message)
-
-    def corrupt(self, replay_key: str, problem: str = "does not decode") -> JournalFault:
-        """The fault of a row that cannot be used: nor will it be the next time."""
-        error = self.fault("corrupt_row", f"what the journal has of effect {replay_key} {problem}")
-        error.terminal, error.hint = True, DIVERGED_HINT
-        return error
 
     def crash_point(self, when: Literal["before", "after"], envelope: EffectEnvelope, what: str) -> None:
         """Tell the injected hook where the host is; model and tool effects, and those of tool hooks, only."""
@@ -233,7 +233,7 @@ class JournalScopedEffects:
         try:
             return decode(row.envelope.json, EffectEnvelope)
         except msgspec.DecodeError as error:
-            raise self._host.corrupt(replay_key) from error
+            raise self._corrupt(replay_key) from error
 
     async def left_pending(self) -> tuple[tuple[str, ToolAttemptCommand, ToolAttemptOutcome], ...]:
         """See `ScopedEffects`; without a fence nothing is known of earlier drives."""
@@ -262,7 +262,18 @@ class JournalScopedEffects:
             envelope = decode(row.envelope.json, EffectEnvelope)
             return envelope, decode_outcome(row.outcome, envelope.command)
         except msgspec.DecodeError as error:
-            raise self._host.corrupt(row.replay_key) from error
+            raise self._corrupt(row.replay_key) from error
+
+    def _corrupt(self, replay_key: str, problem: str = "does not decode") -> JournalFault:
+        """The fault of a row that cannot be used: nor will it be the next time."""
+        error = self._host.fault("corrupt_row", f"what the journal has of effect {replay_key} {problem}")
+        error.terminal, error.hint = True, self._way_out(_UNFINISHABLE)
+        return error
+
+    def _way_out(self, what: str) -> str | None:
+        """The hint of an error that stands against finishing the turn; only a session has a turn."""
+        session_id = scope_session_id(self.scope)
+        return None if session_id is None else f"{what}lash cancel {session_id} --wait"
 
     async def has_any(self, key_prefix: str) -> bool:
         """See `ScopedEffects`."""
@@ -308,14 +319,16 @@ class JournalScopedEffects:
         """What a finished row says; raises the recorded error, or the divergence of the envelope."""
         if row.envelope.hash != claim.envelope.hash:
             code = f"{self._host.store.effect_code_prefix}_effect_replay_hash_conflict"
-            raise mismatch_error(code, row.envelope, claim.envelope)
+            error = mismatch_error(code, row.envelope, claim.envelope)
+            error.hint = self._way_out(_OTHER_PROGRAM if isinstance(error, EffectDiverged) else _UNFINISHABLE)
+            raise error
         recorded = row.outcome if row.status == "completed" else row.error
         if recorded is None:
-            raise self._host.corrupt(row.replay_key, f"is {row.status} and holds no result")
+            raise self._corrupt(row.replay_key, f"is {row.status} and holds no result")
         try:
             answer = decode_outcome(recorded, envelope.command) if row.status == "completed" else decode_error(recorded)
         except msgspec.DecodeError as error:
-            raise self._host.corrupt(row.replay_key) from error
+            raise self._corrupt(row.replay_key) from error
         if isinstance(answer, EffectError):
             raise answer
         if isinstance(envelope.command, SleepCommand) and row.due_at_ms is not None:
