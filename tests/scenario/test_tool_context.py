@@ -48,6 +48,19 @@ def costs(session: LashSession) -> dict[str, int]:
     return {entry.source: entry.usage.total for entry in session.usage_report().by_source_model}
 
 
+async def test_a_tool_is_told_which_call_it_runs_under_a_key_that_every_attempt_of_it_has(make_core) -> None:
+    told: list[tuple[str, ...]] = []
+
+    @tool(name="work", tool_id="own.work")
+    async def work(args: Nothing, context: ToolContext) -> None:
+        told.append((context.session_id, context.turn_id, context.call_id, context.replay_key))
+
+    core = make_core(ScriptedCaller([ONE, text("done")]), tools=[FunctionToolProvider([work])])
+    async with await core.open_session("s1") as session:
+        await session.turn("go", turn_id="t1").run()
+    assert told == [("s1", "t1", "a", "lash-tool:s1:t1.a:own.work")]
+
+
 async def test_a_tool_asks_the_model_of_its_session_and_the_cost_is_the_sessions(make_core) -> None:
     caller = ScriptedCaller([ONE, text("a cat", tokens=(3, 4)), text("done")])
     async with await make_core(caller, tools=[tools(asks)]).open_session("s1") as session:
