@@ -49,10 +49,22 @@ def is_stream(path: str) -> bool:
     return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
+def require_foreign(path: str, so_far: str = "nothing was done") -> None:
+    """Raises as `paths.unwritten_file` for a file that lash itself keeps: its database, its settings, its keys."""
+    from lash_cli.cli.invocation import current  # a file is rarely named (design D16)
+
+    paths = current().paths
+    target = os.path.realpath(from_here(path))
+    if target in map(os.path.realpath, (paths.database, *paths.beside_database(), paths.config_file, paths.keys_file)):
+        raise unwritten_file(path, FileExistsError(errno.EEXIST, "lash itself keeps it"), so_far)
+
+
 def check_writable(path: str, so_far: str = "nothing was done") -> None:
-    """Raises as `paths.unwritten_file` where no file can be made or replaced, before anything is done for it."""
+    """Raises as `paths.unwritten_file` where no file can be made or replaced, before anything is done for it, and as
+    `require_foreign`."""
     if is_stream(path):
         return
+    require_foreign(path, so_far)
     target = os.path.realpath(from_here(path))
     directory = os.path.dirname(target)
     try:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from lash_cli.cli.out_files import STDOUT_MARK, write_named
+from lash_cli.cli.out_files import STDOUT_MARK, check_writable, write_named
 from lash_cli.cli.output import emit_one
 from lash_cli.core.codec import storable
 from lash_cli.errors import NotFoundError, UsageError
@@ -45,6 +45,7 @@ def html(
     path = out or os.path.splitext(file)[0] + ".html"
     if os.path.exists(path) and os.path.samefile(path, file):
         raise UsageError(f"the page would replace the trace {file}", hint="name another file with --out FILE")
+    check_writable(path)
     write_named(path, page.encode())
     emit_one("TracePage", {"id": path, "file": path, "records": len(lines)}, text=path)
     return 0

@@ -16,7 +16,7 @@ from lash_cli.cli.durations import FOREVER_MS, duration_ms, heartbeat_seconds
 from lash_cli.cli.invocation import current
 from lash_cli.cli.names import require_id
 from lash_cli.cli.numbers import plain
-from lash_cli.cli.out_files import STDOUT_MARK, check_writable, named_file, require_name
+from lash_cli.cli.out_files import STDOUT_MARK, check_writable, named_file, require_foreign, require_name
 from lash_cli.cli.output import say, warn
 from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
 from lash_cli.cli.running import (
@@ -181,6 +181,8 @@ def command(
     for path in (out, usage_file):
         if path is not None:
             check_writable(path, "nothing was sent")
+    if trace:
+        require_foreign(trace, "nothing was sent")
     plan = TurnPlan(
         reference=reference,
         showing=Showing(

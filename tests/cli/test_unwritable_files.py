@@ -47,6 +47,22 @@ def named(seeded: Path, command: str, place: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("command", WRITES)
+def test_what_lash_itself_keeps_is_replaced_by_no_verb(seeded: Path, command: str) -> None:
+    for ours in ("config.toml", "keys.toml"):
+        (seeded / "home" / ours).touch(0o600)
+    (seeded / "link").symlink_to(seeded / "home" / "lash.db")
+    try:
+        for place in ("home/lash.db", "home/lash.db-wal", "home/config.toml", "home/keys.toml", "link"):
+            before = (seeded / place).read_bytes() if (seeded / place).exists() else None
+            done = run_lash(named(seeded, command, place), home=seeded / "home")
+            assert (done.code, done.out, done.error["code"]) == (2, "", "output_unwritable"), (place, done.err)
+            assert before == ((seeded / place).read_bytes() if (seeded / place).exists() else None)
+    finally:
+        (seeded / "link").unlink()
+    assert run_lash(("show", "s", "-o", "json"), home=seeded / "home").json["turns"] == 1, "nothing was sent"
+
+
+@pytest.mark.parametrize("command", WRITES)
 def test_a_place_that_cannot_take_a_file_is_told_alike_by_every_verb(seeded: Path, command: str) -> None:
     for place in PLACES:
         if place == "missing/below" and "--trace" in command:
