@@ -23,10 +23,12 @@ import pytest
 from support.processes import start_process
 
 from lash_cli.core.codec import encode
+from lash_cli.core.ingress import ActiveTurn
 from lash_cli.errors import StoreLocked, StoreReadOnly, StoreUnusable
 from lash_cli.store.base import ReadScope
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
+from lash_cli.store.queueing import CheckpointClaims
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
@@ -115,6 +117,27 @@ async def test_a_lock_that_stays_is_an_error_after_the_timeout_and_nothing_was_w
     await database.write(insert("later"), durable=True)
     assert ids_in(database) == ["before", "later"]
     await database.aclose()
+
+
+@pytest.mark.parametrize("what", ["a command", "what steers a turn"])
+async def test_a_queue_that_is_held_between_the_look_at_it_and_the_taking_keeps_what_it_has(
+    open_store: Callable[[], SqliteStore], clock: ManualClock, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    store, running = await make.running(open_store, clock)
+    await make.put(store, make.command())
+    await make.enqueue(store, "steer", ingress=ActiveTurn("t1"))
+    fence = make.fence_of_lane(running)
+    other, write = open_store(), store.db.write
+
+    async def held_first(*arguments: Any, **options: Any) -> Any:
+        await other.set_queue_hold(make.SESSION, held_at_ms=clock.now_ms())
+        return await write(*arguments, **options)
+
+    monkeypatch.setattr(store.db, "write", held_first)
+    if what == "a command":
+        assert await store.claim_leading_session_command(fence, claim_token="c") is None
+    else:
+        assert await store.claim_checkpoint_work(fence, make.checkpoint_request()) == CheckpointClaims()
 
 
 async def test_a_lock_that_goes_away_in_time_is_waited_for(database_path: Path, clock: ManualClock) -> None:
