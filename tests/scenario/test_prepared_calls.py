@@ -220,3 +220,25 @@ async def test_a_cancel_does_not_wait_for_a_preparation(make_core) -> None:
         output = await running
     assert (output.result.outcome, outputs(output)) == (Stopped("cancelled"), [cancelled()])
     await session.close()
+
+
+async def test_a_call_that_is_ready_as_its_turn_is_cancelled_is_not_made(make_core) -> None:
+    started, ran = asyncio.Event(), list[str]()
+
+    async def prepare(job: Job, context: ToolContext) -> str:
+        started.set()
+        await context.cancel.wait()
+        return "ready all the same"
+
+    @tool(name="work", prepare=prepare)
+    async def work(job: Job, context: ToolContext) -> str:
+        ran.append(job.name)
+        return "done"
+
+    session = await make_core(ScriptedCaller([ONE]), tools=[FunctionToolProvider([work])]).open_session("s1")
+    running = asyncio.create_task(session.turn("go").run())
+    await started.wait()
+    session.cancel_running_turns()
+    output = await running
+    assert (ran, outputs(output)) == ([], [cancelled()])
+    await session.close()
