@@ -171,7 +171,7 @@ class SessionAdmin:
         """Go on in a new frame that begins with the given nodes; the id of the current one opens nothing.
 
         Raises `ConflictError` (`agent_frame_reused`) for the id of an older one, and `UsageError` (`node_invalid`) for
-        nodes that could not be read again.
+        nodes that could not be read again; of attachments as `append_session_nodes`.
         """
         session = self._session
         return await session._alone(
@@ -183,8 +183,9 @@ class SessionAdmin:
 
         Nothing is written for a branch that is not the current one any more, and nothing twice for one operation.
         Raises `ConflictError`: `node_not_resumable` when the messages leave tool calls without a result, and
-        `node_exists` when the operation added something else before; and `UsageError` (`node_invalid`) for what could
-        not be read again.
+        `node_exists` when the operation added something else before; `UsageError` (`node_invalid`) for what could not
+        be read again, and (`attachment_source_policy_denied`) for an attachment the host does not allow; and
+        `NotFoundError` (`attachment_not_found`) for one whose bytes this session has not.
         """
         host, store, owner = self._parts()
         return await self._session._alone(lambda state: append_session_nodes(host, store, state, owner, request))

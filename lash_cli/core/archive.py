@@ -15,7 +15,7 @@ from lash_cli.core.codec import Record, sha256_hex
 from lash_cli.core.commit import RuntimeCommitResult, TurnSummary
 from lash_cli.core.content import AttachmentItem, Stored, TurnInput
 from lash_cli.core.frames import AgentFrame, FrameStatus
-from lash_cli.core.graph import SessionNode, attachments_of
+from lash_cli.core.graph import SessionNode, refs_of
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.ids import is_session_id
 from lash_cli.core.ingress import NextTurn, TurnInputIngress
@@ -139,11 +139,6 @@ def format_of(archives: Sequence[SessionArchive]) -> int:
 def stored_refs(archive: SessionArchive) -> set[str]:
     """References of the attachments that messages and waiting inputs name."""
     return (set() if archive.head is None else refs_of(archive.head.nodes)) | input_refs(archive.inputs)
-
-
-def refs_of(nodes: tuple[SessionNode, ...]) -> set[str]:
-    """References of the stored attachments that the messages of `nodes` name."""
-    return {source.attachment_ref for source in attachments_of(nodes) if isinstance(source, Stored)}
 
 
 def input_refs(inputs: tuple[ArchivedInput, ...]) -> set[str]:

@@ -153,13 +153,17 @@ def messages_on(path: Iterable[SessionNode], agent_frame_id: str | None = None) 
 
 def attachments_of(nodes: Iterable[SessionNode]) -> tuple[AttachmentSource, ...]:
     """The attachments that the messages of `nodes` have, in order."""
-    return tuple(
-        part.attachment
-        for node in nodes
-        if isinstance(node.payload, ConversationPayload)
-        for part in node.payload.message.parts
-        if isinstance(part, AttachmentPart)
-    )
+    return attached_to(node.payload.message for node in nodes if isinstance(node.payload, ConversationPayload))
+
+
+def attached_to(messages: Iterable[Message]) -> tuple[AttachmentSource, ...]:
+    """The attachments that `messages` have, in order."""
+    return tuple(part.attachment for message in messages for part in message.parts if isinstance(part, AttachmentPart))
+
+
+def refs_of(nodes: Iterable[SessionNode]) -> set[str]:
+    """References of the stored attachments that the messages of `nodes` name."""
+    return {source.attachment_ref for source in attachments_of(nodes) if isinstance(source, Stored)}
 
 
 def with_bytes(nodes: Iterable[SessionNode], stored: dict[str, bytes]) -> tuple[SessionNode, ...]:

@@ -21,6 +21,7 @@ from lash_cli.core.graph import (
 )
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError
+from lash_cli.runtime.attachments import kept_payloads
 from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.frames import first_nodes, readable_nodes
 from lash_cli.runtime.history import require_movable
@@ -73,16 +74,16 @@ async def append_session_nodes(
 ) -> Appended | StaleBranch:
     """Commit the nodes below the newest head, in its frame, while the caller holds the session's writer lock.
 
-    Raises `UsageError` (`node_invalid`), `SessionExecutionBusy`, `SessionClosed`, and `ConflictError`:
-    `turn_unfinished`, `node_not_resumable` when the messages leave tool calls without a result, and `node_exists` when
-    the operation added something else before.
+    Raises `UsageError` (`node_invalid`), `SessionExecutionBusy`, `SessionClosed`, what `kept_messages` raises, and
+    `ConflictError`: `turn_unfinished`, `node_not_resumable` when the messages leave tool calls without a result, and
+    `node_exists` when the operation added something else before.
     """
     request = readable_nodes(request, AppendSessionNodesRequest)
     operation = request.operation_id or host.ids.new("op")
     async with borrowed_lane(host, store, owner, session) as fence:
         await require_movable(store, session.session_id)
         ancestor = request.requires_ancestor_node_id
-        nodes = _nodes(session, request, operation, host.clock.now_ms())
+        nodes = await _nodes(host, session, request, operation)
         if not nodes:
             return Appended((), session.leaf_node_id)
         if await _stands(store, session.session_id, nodes, operation):
@@ -99,16 +100,16 @@ async def append_session_nodes(
     return Appended(tuple(node.node_id for node in nodes), result.leaf_node_id)
 
 
-def _nodes(
-    session: ResidentSession, request: AppendSessionNodesRequest, operation: str, now_ms: int
+async def _nodes(
+    host: RuntimeHost, session: ResidentSession, request: AppendSessionNodesRequest, operation: str
 ) -> tuple[SessionNode, ...]:
     kept = [node for node in request.nodes if not _is_transient(node.payload)]
     nodes = first_nodes(
-        [node.payload for node in kept],
+        await kept_payloads(host, session, [node.payload for node in kept]),
         name=_node_id(operation, ""),
         parent=session.leaf_node_id,
         frame_id=session.frame_id,
-        now_ms=now_ms,
+        now_ms=host.clock.now_ms(),
     )
     pairs = zip(nodes, kept, strict=True)
     return tuple(msgspec.structs.replace(node, caused_by=given.caused_by) for node, given in pairs)

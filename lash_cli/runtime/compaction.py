@@ -26,6 +26,7 @@ from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
 from lash_cli.effects.inline import InlineEffectHost
 from lash_cli.errors import LashError
 from lash_cli.runtime.asking import CANCEL_GRACE_S
+from lash_cli.runtime.attachments import kept_payloads
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.context import moment_of
 from lash_cli.runtime.ephemeral import EphemeralTurn
@@ -205,7 +206,7 @@ class _Compaction:
         for plugin in self._host.context:
             payloads = await self._asked(plugin, context)
             if payloads:
-                return payloads
+                return await kept_payloads(self._host, session, payloads)
         return ()
 
     async def _asked(self, plugin: ContextPlugin, context: CompactionContext) -> tuple[NodePayload, ...]:

@@ -20,15 +20,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from lash_cli.core.activity import TurnActivity, TurnEvent
-from lash_cli.core.attachments import require_media_type
 from lash_cli.core.codec import encode
 from lash_cli.core.content import (
     AttachmentItem,
     AttachmentSource,
-    Inline,
     Message,
     ProtocolTurnOptions,
-    Stored,
     TextItem,
     TurnInput,
     message_text,
@@ -76,7 +73,7 @@ from lash_cli.errors import (
 )
 from lash_cli.modes.standard import StandardProtocol
 from lash_cli.runtime.asking import PROVIDER_PANICKED, asked, refusal_of
-from lash_cli.runtime.attachments import put_inline, reader_of
+from lash_cli.runtime.attachments import kept_source, reader_of
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.context import ShownConversation, shown_conversation
 from lash_cli.runtime.frames import FrameChain
@@ -194,16 +191,8 @@ class TurnDriver(ABC):
         refusal = None if caller is None else refusal_of(caller, source, is_strict=self.host.is_strict)
         if refusal is not None:
             raise UsageError(refusal, code=UNSUPPORTED_ATTACHMENT)
-        store = self.host.store
-        if isinstance(source, Inline):
-            if store is None:
-                require_media_type(source.media_type)
-                return source
-            now_ms = self.host.clock.now_ms()
-            return await put_inline(store, self.session.session_id, source, turn_id=drive.turn_id, now_ms=now_ms)
-        if isinstance(source, Stored) and store is not None:
-            await store.get_attachment(self.session.session_id, source.attachment_ref)
-        return source
+        now_ms = self.host.clock.now_ms()
+        return await kept_source(self.host.store, self.session.session_id, source, turn_id=drive.turn_id, now_ms=now_ms)
 
     async def pass_checkpoint(self, drive: Drive, effect: CheckpointEffect) -> CheckpointDelivery:
         """What enters the turn at a checkpoint; nothing where there is no queue."""

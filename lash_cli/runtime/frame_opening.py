@@ -20,6 +20,7 @@ from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.observation import AgentFrameSwitched
 from lash_cli.core.usage import TokenLedgerEntry, merge_ledger
 from lash_cli.errors import ConflictError, LashError
+from lash_cli.runtime.attachments import kept_payloads
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.ephemeral import publish_commit
@@ -139,8 +140,8 @@ async def open_agent_frame(
     """Open a frame for whoever asks, while the caller holds the session's writer lock.
 
     Raises `UsageError` (`node_invalid`), `SessionExecutionBusy`,
-    `SessionClosed`, and `ConflictError` (`turn_unfinished`, and those of
-    `plan_frame`).
+    `SessionClosed`, what `kept_payloads` raises, and `ConflictError`
+    (`turn_unfinished`, and those of `plan_frame`).
     """
     request = readable_nodes(request, OpenAgentFrameRequest)
     store = host.store
@@ -160,6 +161,8 @@ async def _opened(
 ) -> OpenAgentFrameResult:
     planned = plan_frame(session, request, host.clock.now_ms())
     if planned.is_new:
+        nodes = await kept_payloads(host, session, request.initial_nodes)
+        planned = plan_frame(session, msgspec.structs.replace(request, initial_nodes=nodes), host.clock.now_ms())
         await commit_frame(host, store, session, fence, planned)
     return OpenAgentFrameResult(session.frame_id, planned.is_new, tuple(node.node_id for node in planned.nodes))
 

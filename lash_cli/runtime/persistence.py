@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import msgspec
 
-from lash_cli.core.archive import refs_of
 from lash_cli.core.codec import decode, sha256_hex
 from lash_cli.core.content import Stored
-from lash_cli.core.graph import SessionNode, attachments_of
+from lash_cli.core.graph import SessionNode, attachments_of, refs_of
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.tools import ToolState
 from lash_cli.core.usage import merge_ledger

@@ -16,6 +16,7 @@ from lash_cli.core.content import Message, is_safe_to_resume
 from lash_cli.core.graph import ConversationPayload, SessionNode, common_beginning, messages_on
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.errors import ConflictError
+from lash_cli.runtime.attachments import kept_messages
 from lash_cli.runtime.ending import seen_through
 from lash_cli.runtime.frames import first_nodes, readable_nodes
 from lash_cli.runtime.history import require_movable
@@ -48,9 +49,9 @@ async def replace_active_read_state(
     """Make `messages` the conversation of the current frame, while the caller holds the session's writer lock and
     nothing is left to flush.
 
-    Raises `UsageError` (`node_invalid`), `SessionExecutionBusy`, `SessionClosed`, and `ConflictError`:
-    `turn_unfinished`, `node_not_resumable` when the messages leave tool calls without a result, and `node_exists` when
-    the operation added something else before.
+    Raises `UsageError` (`node_invalid`), `SessionExecutionBusy`, `SessionClosed`, what `kept_messages` raises, and
+    `ConflictError`: `turn_unfinished`, `node_not_resumable` when the messages leave tool calls without a result, and
+    `node_exists` when the operation added something else before.
     """
     messages = readable_nodes(tuple(messages), tuple[Message, ...])
     wanted = tuple(message for message in messages if not message.is_transient)
@@ -59,6 +60,7 @@ async def replace_active_read_state(
         await require_movable(store, session.session_id)
         if not is_safe_to_resume(wanted):
             raise ConflictError("the messages leave tool calls without a result", code="node_not_resumable")
+        wanted = await kept_messages(host, session, wanted)
         before = session.leaf_node_id
         done = await _added_before(store, session.session_id, wanted, operation)
         if done:

@@ -27,7 +27,7 @@ from lash_cli.core.commit import (
 )
 from lash_cli.core.content import Message, ProtocolTurnOptions
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame, with_policy, with_turn_options
-from lash_cli.core.graph import SessionNode, active_path, messages_on, with_bytes
+from lash_cli.core.graph import SessionNode, active_path, messages_on, refs_of, with_bytes
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import MessageSequence
@@ -503,7 +503,7 @@ class ResidentSession:
             release_lease=release_lease,
             frames=self.frames if Dirty.FRAMES in self.dirty or self.head_revision is None else None,
             usage_deltas=(*self.owed, *usage_deltas),
-            committed_attachment_ids=tuple(self.given_attachments),
+            committed_attachment_ids=(*self.given_attachments, *refs_of(nodes)),
         )
 
     def _tools_need_saving(self) -> bool:

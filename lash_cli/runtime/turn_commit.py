@@ -21,7 +21,7 @@ from lash_cli.core.commit import (
     require_settled,
     turn_content_hash,
 )
-from lash_cli.core.content import AttachmentPart, Message, Role, Stored, TextPart, ToolResultPart
+from lash_cli.core.content import Message, Role, TextPart, ToolResultPart
 from lash_cli.core.graph import ConversationPayload, chain, messages_on
 from lash_cli.core.head_state import TurnState
 from lash_cli.core.lease import LeaseFence
@@ -169,18 +169,8 @@ def terminal_commit(
         completed_work=tuple(drive.claims.work),
         outbox=outbox,
         defer_inputs_of_turn=drive.turn_id,
-        committed_attachment_ids=(*commit.committed_attachment_ids, *_attachment_refs(messages)),
     )
     require_settled(commit, drive.claims.inputs, drive.claims.work)
     # What a handoff adds stands on the current frame unless it opens another one.
     said = messages if opened is None else messages[: len(nodes)]
     return TerminalCommit(commit, outcome, summary, said, handoff)
-
-
-def _attachment_refs(messages: Sequence[Message]) -> tuple[str, ...]:
-    refs: dict[str, None] = {}
-    for message in messages:
-        for part in message.parts:
-            if isinstance(part, AttachmentPart) and isinstance(part.attachment, Stored):
-                refs[part.attachment.attachment_ref] = None
-    return tuple(refs)

@@ -14,13 +14,21 @@ from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
     AttachmentItem,
+    AttachmentSource,
+    ConversationPayload,
     FailureClass,
+    Finished,
     FunctionToolProvider,
     LashCore,
+    LashSession,
+    Message,
     ModelSpec,
+    OpenAgentFrameRequest,
+    Role,
     SessionSpec,
     Stopped,
     TextItem,
+    TextPart,
     ToolContext,
     ToolFault,
     TurnInput,
@@ -211,6 +219,75 @@ def shot(source: Any) -> FunctionToolProvider:
         raise ToolFault(FailureClass.EXECUTION, "blurred", "it is blurred", attachments=(source,))
 
     return FunctionToolProvider([shoot])
+
+
+async def add_messages(session: LashSession, *messages: Message) -> None:
+    await session.admin().append_messages(messages)
+
+
+async def go_on_from(session: LashSession, *messages: Message) -> None:
+    await session.admin().replace_active_read_state(messages)
+
+
+async def open_frame(session: LashSession, *messages: Message) -> None:
+    nodes = tuple(map(ConversationPayload, messages))
+    await session.admin().open_agent_frame(OpenAgentFrameRequest("another", "test", nodes))
+
+
+def showing(source: AttachmentSource) -> Message:
+    return Message("shown", Role.USER, (TextPart("look"), AttachmentPart(source)))
+
+
+ADDED_BY = pytest.mark.parametrize("add", [add_messages, go_on_from, open_frame])
+
+
+@ADDED_BY
+async def test_what_is_added_from_outside_holds_a_reference_and_the_session_has_the_bytes(make_core, add) -> None:
+    caller = ScriptedCaller([text("a cat")], repeat=True)
+    core = make_core(caller)
+    async with await core.open_session("s1") as session:
+        await session.turn("hello").run()
+        await add(session, showing(Inline("image/png", PNG, "cat.png")))
+        await session.turn("what is it?").run()
+    assert attached(caller.requests[-1].messages) == [Stored(REF, "image/png", len(PNG), "cat.png")]
+    (row,) = await core.store.list_attachments("s1")
+    assert row["committed_at_ms"] is not None, "or it would be collected when it is old enough"
+    assert await core.store.get_attachment("s1", REF) == PNG
+
+
+@ADDED_BY
+async def test_another_sessions_attachment_is_not_added_from_outside(make_core, add) -> None:
+    core = make_core(ScriptedCaller([text("a cat")], repeat=True))
+    async with await core.open_session("s1") as session:
+        await session.turn(with_image()).run()
+        messages = session.read_view().messages
+    async with await core.open_session("s2") as other:
+        await other.turn("hello").run()
+        before = other.read_view()
+        with pytest.raises(NotFoundError, match="has no sha256:"):
+            await add(other, *messages)
+        assert other.read_view().head_revision == before.head_revision
+        output = await other.turn("go on").run()
+    assert isinstance(output.result.outcome, Finished), "in the transcript it would stop every later turn"
+
+
+@ADDED_BY
+async def test_a_source_the_host_does_not_allow_is_not_added_from_outside(make_core, add) -> None:
+    core = make_core(ScriptedCaller([text("ok")]), attachments=AttachmentPolicy(max_bytes=4))
+    async with await core.open_session("s1") as session:
+        await session.turn("hello").run()
+        with pytest.raises(UsageError) as refused:
+            await add(session, showing(Inline("image/png", PNG)))
+    assert refused.value.code == "attachment_source_policy_denied"
+    assert await core.store.list_attachments("s1") == ()
+
+
+async def test_what_is_added_to_a_session_in_memory_keeps_its_bytes_there() -> None:
+    core = LashCore(provider=ScriptedCaller([text("a cat")]), model=ModelSpec("m"))
+    async with await core.open_session("s1") as session:
+        await open_frame(session, showing(Inline("image/png", PNG)))
+        assert attached(session.read_view().messages) == [Inline("image/png", PNG)]
+    await core.aclose()
 
 
 async def test_what_a_failed_call_attaches_is_stored_and_shown_behind_its_message(make_core) -> None:

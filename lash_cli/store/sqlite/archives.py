@@ -25,10 +25,10 @@ from lash_cli.core.archive import (
     check_archive,
     input_refs,
     invalid_archive,
-    refs_of,
 )
 from lash_cli.core.codec import decode, encode
 from lash_cli.core.frames import FrameStatus, frame_of_session
+from lash_cli.core.graph import refs_of
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.protocols import Ids
 from lash_cli.core.usage import TokenLedgerEntry, TokenUsage
