@@ -350,6 +350,20 @@ async def test_a_completion_that_could_not_be_read_again_is_refused_and_the_call
     await session.close()
 
 
+async def test_a_completion_that_cannot_be_read_any_more_is_a_failure_and_the_turn_ends(make_core) -> None:
+    outside = Outside()
+    core = make_core(ScriptedCaller([JOB, DONE]), tools=[outside.provider])
+    session, running = await started(core, outside)
+    await until_pending(core)
+    damage = """UPDATE waits SET state = 'resolved', resolution = '"yes"'"""
+    await core.store.db.write(lambda connection: connection.execute(damage), durable=True)
+    reason = only_record(await running).output.outcome.failure
+    assert (reason.failure_class, reason.code) == ("execution", "await_event_unreadable")
+    late = await core.effect_host.resolve_await_event(outside.key(), ResolvedOk("late"))
+    assert late.kind == "already_resolved"
+    await session.close()
+
+
 async def test_a_key_that_was_altered_completes_nothing(make_core) -> None:
     outside = Outside(PendingCompletion(timeout_ms=50))
     core = make_core(ScriptedCaller([JOB, DONE]), tools=[outside.provider])

@@ -27,6 +27,7 @@ from lash_cli.core.wait import (
     AwaitEventKey,
     Resolution,
     ResolvedCancelled,
+    ResolvedErr,
     ResolvedOk,
     ResolveOutcome,
     ToolCompletionWait,
@@ -137,7 +138,17 @@ def _look(connection: sqlite3.Connection, key: AwaitEventKey) -> tuple[WaitState
     if row is None:
         return WaitState.REVOKED if _is_over(connection, key) else WaitState.MISSING, None
     state, resolution, _deadline_ms = row
-    return WaitState(state), None if resolution is None else decode_any(resolution, Resolution)
+    return WaitState(state), None if resolution is None else _stored(resolution)
+
+
+def _stored(resolution: str) -> Resolution:
+    """What completed a wait. What cannot be read has completed it all the same: nobody can put something else in its
+    place, and the turn that waits for it must come to an end, by a cancel at least."""
+    try:
+        kept: Resolution = decode_any(resolution, Resolution)
+    except msgspec.DecodeError:
+        return ResolvedErr("await_event_unreadable", "what completed this cannot be read")
+    return kept
 
 
 def _is_over(connection: sqlite3.Connection, key: AwaitEventKey) -> bool:
