@@ -37,7 +37,7 @@ from lash_cli.runtime.work_events import (
     WorkOptions,
     WorkReport,
 )
-from lash_cli.runtime.work_search import Look, WorkSearch
+from lash_cli.runtime.work_search import ASIDE_S, Look, WorkSearch
 from lash_cli.store.base import RuntimePersistence
 
 _log = logging.getLogger("lash.worker")
@@ -311,7 +311,8 @@ class QueueWorker:
     async def _pass_failed(self, session_id: str, error: LashError) -> None:
         """A pass ended without a commit: try again, or leave the session to a person."""
         if isinstance(error, NotFoundError | SessionClosed):
-            self._search.set_aside(session_id)
+            # A closed one is left alone until it is opened again, which may be in the next moment.
+            self._search.set_aside(session_id, rest_s=0.0 if isinstance(error, SessionClosed) else ASIDE_S)
             await self._tell(PassFailed(session_id, error))
             return
         if isinstance(error, ConfigError) and self._search.named:

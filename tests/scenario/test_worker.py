@@ -341,6 +341,34 @@ async def test_a_queue_that_was_held_since_a_pass_failed_is_drained_as_soon_as_i
     assert (report.turns, report.errors, report.held) == (1, 1, (S,))
 
 
+@pytest.mark.parametrize("way", ["closed", "deleted"])
+async def test_a_session_that_goes_while_it_is_drained_is_no_fault_of_its_queue(make_core, way: str) -> None:
+    core = make_core(answering())
+    await sessions(core, "a", "b")
+    for number in range(3):
+        await core.queue("a").enqueue_work(_draft("a", number))
+    await core.queue("b").enqueue("hello")
+
+    class Going(Telling):
+        async def __call__(self, event: object) -> None:
+            await super().__call__(event)
+            if isinstance(event, TurnEnded) and self.kinds().count("TurnEnded") == 1:
+                if way == "deleted":
+                    await core.delete_session("a")
+                else:
+                    await core.store.set_session_flags("a", closed_at_ms=1, parked_at_ms=None)
+            if isinstance(event, PassFailed) and way == "closed":
+                await core.store.set_session_flags("a", closed_at_ms=None, parked_at_ms=None)
+
+    told = Going()
+    report = await worker_of(core, told, until_empty=True, concurrency=1).run()
+    (gone,) = {event.error.code for event in told.events if isinstance(event, PassFailed)}
+    assert gone == f"session_{way}"
+    assert (report.errors, report.held) == (0, ())
+    # Whoever opens it again does not wait for the worker.
+    assert report.turns == (2 if way == "deleted" else 4)
+
+
 class Skipping(SystemClock):
     """A clock on which whoever sleeps finds that the time is over."""
 
