@@ -24,14 +24,15 @@ from lash_cli.repl.driving import Ending, OwnTurns, ending_of
 from lash_cli.repl.outbox import Outbox
 from lash_cli.repl.rules import Do, Moment, TurnStanding
 from lash_cli.repl.sending import HELD_HERE, Sending
+from lash_cli.repl.spawning import END_SECONDS
 from lash_cli.repl.watching import Watch
 from lash_cli.views.chat_picture import Block
 from lash_cli.views.safe_text import safe_text
 
 ORIGIN = "lash chat"
 LOOK_SECONDS = 1.0
-# How long a face may take to give the terminal back.
-FACE_SECONDS = 5.0
+# How long a face may take to give the terminal back, also where another program has it.
+FACE_SECONDS = 2 * END_SECONDS
 EndReason = Literal["quit", "abandoned", "switched", "signal"]
 
 
@@ -125,6 +126,7 @@ class ChatClient(Sending):
             for task in done:
                 self._note_end_of(task)
         finally:
+            self._is_leaving = True
             face.stop()
             await asyncio.wait(work[:1], timeout=FACE_SECONDS)
             await self._leave()
@@ -149,7 +151,6 @@ class ChatClient(Sending):
     async def _leave(self) -> None:
         """A turn of ours that still runs ends as cancelled and is committed, unless it was abandoned; none begins any
         more."""
-        self._is_leaving = True
         self.turns.close()
         if self.end is not None and self.end.reason == "abandoned":
             return
@@ -232,9 +233,14 @@ class ChatClient(Sending):
         return "stuck" if self.watch.status == "stuck" else "foreign"
 
     @property
+    def is_leaving(self) -> bool:
+        """Whether the chat is about to end, or ending."""
+        return self.end is not None or self._is_leaving
+
+    @property
     def asks_nobody(self) -> bool:
         """Whether a tool that asks now gets no answer: its turn is to stop."""
-        return self.is_cancelling or self._is_leaving
+        return self.is_cancelling or self.is_leaving
 
     def moment(self, *, has_draft: bool, has_popup: bool = False, has_panel: bool = False) -> Moment:
         """What the next decision depends on."""
@@ -347,7 +353,7 @@ class ChatClient(Sending):
         self._turn_is_over()
         was_held, self._holds_for_cancel = self._holds_for_cancel, False
         await self.watch.look()
-        if ending is None or self._is_leaving:
+        if ending is None or self.is_leaving:
             return
         if was_held and ending == "finished":
             await self._queue.release()

@@ -47,6 +47,9 @@ class PlainFace:
         self._remember = remember
         self._ascii_only = ascii_only
         self._over: asyncio.Future[None] | None = None
+        self._stopped = asyncio.Event()
+        # Held while another program has the terminal.
+        self._program = asyncio.Lock()
         self._unread = b""
         self._begun: list[str] = []
         # A draft that is not being typed: what came back, or was left behind by an ended chat.
@@ -66,10 +69,15 @@ class PlainFace:
         self.write("note: type a text to send it; /help lists the commands, /later TEXT queues, Ctrl-C cancels\n")
         self.refresh()
         with self._keyboard(True):
-            await self._over
+            try:
+                await self._over
+            finally:
+                async with self._program:
+                    pass  # none has the terminal any more
 
     def stop(self) -> None:
-        """See `Face`."""
+        """See `Face`. Who has the terminal is told to end."""
+        self._stopped.set()
         if self._over is not None and not self._over.done():
             self._over.set_result(None)
 
@@ -141,8 +149,9 @@ class PlainFace:
     async def run_verb(self, command: Sequence[str], *, is_interactive: bool) -> int:
         """See `Face`."""
         if is_interactive:
-            with self._keyboard(False):
-                return await at_terminal(command)
+            async with self._program:
+                with self._keyboard(False):
+                    return await at_terminal(command, self._stopped)
         said = await said_by(command)
         if said.text.strip():
             self.write(said.text)

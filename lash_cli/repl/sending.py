@@ -49,6 +49,9 @@ class Sending:
         @property
         def face(self) -> Face: ...
 
+        @property
+        def is_leaving(self) -> bool: ...
+
         def call(self, work: Coroutine[Any, Any, None]) -> None: ...
 
         def tell(self, text: str) -> None: ...
@@ -180,14 +183,19 @@ class Sending:
             self.face.stash_changed(text)
 
     async def edit_text(self, text: str) -> str | None:
-        """Let the person edit `text` in their editor; None when that failed, which is told.
+        """Let the person edit `text` in their editor; None when that failed, which is told. When the chat ends
+        meanwhile, what they saved is the draft, which the next chat has, and nothing else.
 
         Raises `ConfigError` (`editor_missing`) and `LashRuntimeError` (`command_not_started`).
         """
         command = self.desk.editor()
         with private_copy(text) as path:
             status = await self.face.run_verb([*command, path], is_interactive=True)
-            edited = text_of(path) if status == 0 else None
+            edited = text_of(path) if status == 0 or self.is_leaving else None
+        if self.is_leaving:
+            if edited is not None and edited.strip():
+                self.face.set_text(edited)
+            return None
         if edited is None:
             self.tell(f"{os.path.basename(command[0])} ended with status {status}; the draft is unchanged")
         return edited

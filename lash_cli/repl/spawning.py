@@ -8,7 +8,7 @@ import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from lash_cli import umask
 from lash_cli.errors import LashRuntimeError
@@ -48,13 +48,16 @@ async def said_by(command: Sequence[str]) -> Said:
     return Said(process.returncode or 0, text)
 
 
-async def at_terminal(command: Sequence[str]) -> int:
-    """Give the terminal to `command` and return its exit status; when it is not waited for any more it is told to
-    end, and killed when it does not. Raises `LashRuntimeError` (`command_not_started`)."""
+async def at_terminal(command: Sequence[str], over: asyncio.Event) -> int:
+    """Give the terminal to `command` and return its exit status; when `over` is set, or it is not waited for any more,
+    it is told to end, and killed when it does not. Raises `LashRuntimeError` (`command_not_started`)."""
     process = await _started(command)
+    waits = [asyncio.ensure_future(wait) for wait in (process.wait(), over.wait())]
     try:
-        return await process.wait()
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        for wait in waits:
+            wait.cancel()
         if process.returncode is None:
             process.terminate()
             try:
@@ -63,6 +66,7 @@ async def at_terminal(command: Sequence[str]) -> int:
             except TimeoutError:
                 process.kill()
                 await process.wait()
+    return cast("int", process.returncode)
 
 
 async def _started(

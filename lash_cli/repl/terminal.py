@@ -132,6 +132,7 @@ class PromptFace:
         self._above: list[str] = []
         self._is_away = False
         self._has_ended = False
+        self._over = asyncio.Event()
         self.questions = Questions(self)
         self._save_timer: asyncio.TimerHandle | None = None
         self._typed = ""
@@ -183,7 +184,8 @@ class PromptFace:
             self._flush_above()
 
     def stop(self) -> None:
-        """See `Face`."""
+        """See `Face`. Who has the terminal is told to end: it is put right behind them."""
+        self._over.set()
         if self.app.is_running and not self.app.is_done:
             self.app.exit()
 
@@ -245,7 +247,7 @@ class PromptFace:
         """See `Face`."""
         if is_interactive:
             async with self._away():
-                return await at_terminal(command)
+                return await at_terminal(command, self._over)
         said = await said_by(command)
         if said.text.strip():
             self.write_above(said.text)

@@ -6,6 +6,8 @@ import contextlib
 import os
 import signal
 import stat
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -279,6 +281,31 @@ def test_a_hang_up_in_mid_turn_loses_nothing_and_everything_stored_is_private(ch
     for path in [home, *home.rglob("*")]:
         wanted = 0o700 if path.is_dir() else 0o600
         assert stat.S_IMODE(path.stat().st_mode) == wanted or path.is_socket(), path
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_signal_while_an_editor_has_the_terminal_gives_it_back_and_keeps_what_was_saved(
+    chat, home: Path, tmp_path: Path, plain: bool
+) -> None:
+    script, begun = tmp_path / "edit.py", tmp_path / "begun"
+    script.write_text(
+        "import sys, time\n"
+        "open(sys.argv[1], 'w').write('saved in the editor')\n"
+        f"open({str(begun)!r}, 'w').close()\n"
+        "time.sleep(600)\n"
+    )
+    chat_of = partial(chat, *(["--plain"] if plain else []), prompt="status: idle" if plain else PROMPT)
+    one = chat_of(EDITOR=f"{sys.executable} {script}")
+    if plain:
+        one.lash("turn", "s", "!text said before")
+        one.press("/edit\r")
+    else:
+        one.press("a draft\x07")
+    one.wait_until(begun.exists)
+    one.process.send_signal(signal.SIGTERM)
+    assert one.ended() == 143
+    assert one.is_cooked
+    chat_of().wait_for("saved in the editor")
 
 
 def test_a_failed_turn_holds_what_waits_until_it_is_sent(chat, lash, gate) -> None:

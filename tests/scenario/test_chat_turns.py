@@ -156,6 +156,7 @@ async def test_who_leaves_a_chat_waits_for_what_the_end_of_a_turn_began_and_begi
     chat.client.turns.send(None, "!text one")
     await chat.desk.is_asked.wait()
     assert not chat.client.turns.is_active
+    chat.client.stop("quit")
     leaving = asyncio.ensure_future(chat.client._leave())
     await asyncio.wait({leaving}, timeout=0.1)
     assert not leaving.done()

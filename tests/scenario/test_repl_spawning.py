@@ -22,7 +22,7 @@ async def test_a_program_that_does_not_end_when_told_is_killed(tmp_path: Path, m
     monkeypatch.setattr(spawning, "END_SECONDS", 0.1)
     begun = tmp_path / "begun"
     script = f"trap '' TERM; echo $$ > {begun}.new; mv {begun}.new {begun}; while :; do sleep 0.05; done"
-    running = asyncio.ensure_future(spawning.at_terminal(["sh", "-c", script]))
+    running = asyncio.ensure_future(spawning.at_terminal(["sh", "-c", script], asyncio.Event()))
     async with asyncio.timeout(30):
         while not begun.exists():  # noqa: ASYNC110 - it is another process that makes it
             await asyncio.sleep(0.01)
@@ -34,9 +34,10 @@ async def test_a_program_that_does_not_end_when_told_is_killed(tmp_path: Path, m
 
 
 async def test_a_program_that_cannot_be_started_does_not_end_the_chat() -> None:
-    for run in (spawning.said_by, spawning.at_terminal):
+    command = ["/no/such/shell", "-c", "true"]
+    for run in (lambda: spawning.said_by(command), lambda: spawning.at_terminal(command, asyncio.Event())):
         with pytest.raises(LashRuntimeError) as refused:
-            await run(["/no/such/shell", "-c", "true"])
+            await run()
         assert refused.value.code == "command_not_started"
 
 
