@@ -178,7 +178,7 @@ async def _talk(
     cwd: str,
     recording: ChatRecording | None,
 ) -> ChatEnd:
-    from lash_cli.cli.chat_desk import hang_up_signals
+    from lash_cli.cli.chat_desk import chat_signals
     from lash_cli.repl.client import ChatClient
     from lash_cli.repl.memory import ReplMemory
     from lash_cli.repl.outbox import Outbox
@@ -190,12 +190,12 @@ async def _talk(
         watch = Watch(core, row, desk)
         outbox = Outbox(core.store, core.queue(session.session_id), memory, core.host.ids)
         client = ChatClient(core, session, watch, outbox, desk, options)
-        face, interrupt = desk.face(client, memory, plan)
+        face = desk.face(client, memory, plan)
         asker.face = face
         if recording is not None:
             watch.recorder, recording.on_failure = recording, client.tell_error
         try:
-            with hang_up_signals(client, interrupt, is_drawn=not plan.is_plain):
+            with chat_signals(client, face, is_drawn=not plan.is_plain):
                 end = await _until_left(client, face, outbox, options)
         except Exception as error:
             if not _is_gone(error):

@@ -14,7 +14,7 @@ from lash_cli.cli.documents import session_status
 from lash_cli.cli.exit_status import SIGNAL_EXIT_BASE
 from lash_cli.cli.invocation import Invocation
 from lash_cli.cli.output import safe
-from lash_cli.cli.signals import die_of, given_back, handling, kill_beyond, write_at_once
+from lash_cli.cli.signals import die_of, given_back, handling, kill_beyond, stand_still, write_at_once
 from lash_cli.cli.tail_keys import restore
 from lash_cli.cli.tail_watched import holder_words
 from lash_cli.errors import ConfigError, LashError, SessionClosed
@@ -165,8 +165,8 @@ class ChatDesk:
         hint = f"\nhint: {self._invocation.commands_here(error.hint)}" if error.hint else ""
         return safe(f"{error.message}{hint}")
 
-    def face(self, client: ChatClient, memory: ReplMemory, plan: ChatPlan) -> tuple[Face, Callable[[], None]]:
-        """Who shows the chat, and what a SIGINT from outside means to it.
+    def face(self, client: ChatClient, memory: ReplMemory, plan: ChatPlan) -> Face:
+        """Who shows the chat.
 
         Raises `ConfigError` for keys that cannot be bound.
         """
@@ -194,7 +194,7 @@ class ChatDesk:
         history = LineHistory(memory.lines(limit), lambda line: self._remember(client, memory, line))
         face = PromptFace(client, options, history, lambda line: commands.run(line))
         commands = Commands(client, keys_text=keys_text(configured), write=face.write_above, attach=face.paste)
-        return face, face.interrupt
+        return face
 
     def _remember(self, client: ChatClient, memory: ReplMemory, line: str) -> None:
         """Keep a sent line; that it cannot be kept is no reason not to send it."""
@@ -203,9 +203,7 @@ class ChatDesk:
         except LashError as error:
             client.tell_error(error)
 
-    def _plain_face(
-        self, client: ChatClient, memory: ReplMemory, make_commands: type[Commands]
-    ) -> tuple[Face, Callable[[], None]]:
+    def _plain_face(self, client: ChatClient, memory: ReplMemory, make_commands: type[Commands]) -> Face:
         from lash_cli.repl.plain import PlainFace
 
         face = PlainFace(
@@ -215,7 +213,7 @@ class ChatDesk:
             ascii_only=self._invocation.output.ascii,
         )
         commands = make_commands(client, keys_text=PLAIN_KEYS, write=face.write, attach=face.attach)
-        return face, face.interrupt
+        return face
 
 
 def require_open(meta: SessionMeta) -> None:
@@ -227,9 +225,9 @@ def require_open(meta: SessionMeta) -> None:
 
 
 @contextmanager
-def hang_up_signals(client: ChatClient, interrupt: Callable[[], None], *, is_drawn: bool) -> Iterator[None]:
-    """While inside, SIGTERM and SIGHUP end the chat in order, a second one kills, and SIGINT is Ctrl-C. `is_drawn` says
-    that the chat takes the terminal's keys and draws on it."""
+def chat_signals(client: ChatClient, face: Face, *, is_drawn: bool) -> Iterator[None]:
+    """While inside, SIGTERM and SIGHUP end the chat in order, a second one kills, SIGINT is Ctrl-C, and a chat that is
+    stopped holds up nobody at the store. `is_drawn` says that it takes the terminal's keys and draws on it."""
     received: list[int] = []
 
     def end(number: signal.Signals) -> None:
@@ -238,7 +236,17 @@ def hang_up_signals(client: ChatClient, interrupt: Callable[[], None], *, is_dra
         received.append(number)
         client.stop("signal", status=SIGNAL_EXIT_BASE + number)
 
-    with handling({signal.SIGINT: interrupt, **{number: partial(end, number) for number in _ENDING}}) as handled:
+    def suspend() -> None:
+        if client.turns.is_active:
+            client.tell("suspended: the running turn stands still, and is lost to others when its lease runs out")
+        face.suspended()
+        client.core.store.finish_writes()
+        stand_still(suspend)
+        face.resumed()
+
+    handlers: dict[signal.Signals, Callable[[], object]] = {number: partial(end, number) for number in _ENDING}
+    handlers |= {signal.SIGINT: face.interrupt, signal.SIGTSTP: suspend, signal.SIGCONT: face.resumed}
+    with handling(handlers) as handled:
         kill_beyond(1, [number for number in handled if number in _ENDING])
         with given_back(_terminal_as_it_is()) if is_drawn else contextlib.nullcontext():
             yield

@@ -71,18 +71,14 @@ def turn_signals(
         elif count > 2 or on_second is None or not on_second():
             die_of(number)
 
-    def suspend(number: signal.Signals) -> None:
+    def suspend() -> None:
         assert before_stop is not None
         before_stop()
-        loop = asyncio.get_running_loop()
-        loop.remove_signal_handler(number)
-        die_of(number)
-        # Somebody let the process go on.
-        loop.add_signal_handler(number, suspend, number)
+        stand_still(suspend)
 
-    handlers = {number: partial(handle, number) for number in HANDLED}
+    handlers: dict[signal.Signals, Callable[[], object]] = {number: partial(handle, number) for number in HANDLED}
     if before_stop is not None:
-        handlers[signal.SIGTSTP] = partial(suspend, signal.SIGTSTP)
+        handlers[signal.SIGTSTP] = suspend
     with handling(handlers) as handled:
         kill_beyond(1 if on_second is None else 2, [number for number in handled if number in HANDLED])
         yield state
@@ -161,6 +157,15 @@ def die_of(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
     # Still here: it stood still, and somebody let it go on.
     sys.unraisablehook = told
+
+
+def stand_still(handler: Callable[[], object]) -> None:
+    """Let a SIGTSTP that `handler` took stop this process, and return when somebody lets it go on. Where nobody could,
+    as no shell waits for it, it does not stop."""
+    loop = asyncio.get_running_loop()
+    loop.remove_signal_handler(signal.SIGTSTP)
+    die_of(signal.SIGTSTP)
+    loop.add_signal_handler(signal.SIGTSTP, handler)
 
 
 def _say_nothing(_: object) -> None:

@@ -152,3 +152,15 @@ class Face(Protocol):
     def stop(self) -> None:
         """End `run`."""
         ...
+
+    def interrupt(self) -> None:
+        """Ctrl-C, or SIGINT from outside; another program that has the terminal takes it for itself."""
+        ...
+
+    def suspended(self) -> None:
+        """This process is about to be stopped: whoever stopped it gets the terminal."""
+        ...
+
+    def resumed(self) -> None:
+        """This process goes on: others may have had the terminal meanwhile. Where none had, nothing is done."""
+        ...

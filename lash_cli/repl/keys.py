@@ -10,6 +10,7 @@ dropped.
 from __future__ import annotations
 
 import re
+import termios
 
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.input.base import Input
@@ -58,3 +59,14 @@ def listen_quietly(source: Input) -> None:
     if isinstance(source, Vt100Input):
         source.stdin_reader = PosixStdinReader(source.fileno(), errors="replace", encoding=source.stdin.encoding)
         source.vt100_parser = QuietParser(source.vt100_parser.feed_key_callback)
+
+
+def taken_again(source: Input) -> bool:
+    """Take the keys of a terminal that others had meanwhile; False where they are ours still, or it is gone."""
+    try:
+        edits_lines = termios.tcgetattr(source.fileno())[3] & termios.ICANON
+    except termios.error:
+        return False
+    if edits_lines:
+        source.raw_mode().__enter__()  # whoever took them first gives them back
+    return bool(edits_lines)

@@ -226,7 +226,7 @@ class PlainFace:
         return True
 
     def interrupt(self) -> None:
-        """Ctrl-C; another program that has the terminal takes it for itself."""
+        """See `Face`."""
         if self._over is None:
             self.client.stop("signal", status=130)
             return
@@ -235,6 +235,12 @@ class PlainFace:
         moment = self.client.moment(has_draft=bool(self._begun or self._unread))
         self.client.carry_out(rules.on_interrupt(moment, self.client.options.ctrl_c), "")
         self.refresh()
+
+    def suspended(self) -> None:
+        """See `Face`. The terminal edits the line; nothing of it is ours."""
+
+    def resumed(self) -> None:
+        """See `Face`."""
 
     @contextlib.contextmanager
     def _keyboard(self, is_wanted: bool) -> Iterator[None]:

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import shlex
+import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 
@@ -379,7 +380,7 @@ class PromptFace:
         self.refresh()
 
     def interrupt(self) -> None:
-        """Ctrl-C, or SIGINT from outside."""
+        """See `Face`."""
         if not self.app.is_running:
             self.client.stop("signal", status=130)
         elif not self._is_away:
@@ -398,12 +399,21 @@ class PromptFace:
         self.refresh()
 
     def suspend(self) -> None:
-        """Ctrl-Z."""
-        if self.client.turns.is_active:
-            self.client.tell("suspended: the running turn stands still, and is lost to others when its lease runs out")
+        """Ctrl-Z: as where the terminal makes a signal of it, for everybody who works at this terminal with us."""
+        os.kill(0, signal.SIGTSTP)
+
+    def suspended(self) -> None:
+        """See `Face`."""
+        if self.app.is_running and not self._is_away:
             self._flush_above()
-        self.save_now()
-        self.app.suspend_to_background()
+            self.save_now()
+            self.app.renderer.erase()
+
+    def resumed(self) -> None:
+        """See `Face`."""
+        if self.app.is_running and not self._is_away and keys.taken_again(self.app.input):
+            self.app.renderer.reset()
+            self.app._redraw()
 
     def pick_rewind(self) -> None:
         """Esc twice: choose where to go back to; anywhere but at an empty draft in an idle session it is one Esc."""

@@ -6,12 +6,16 @@ import contextlib
 import os
 import signal
 import stat
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 from support.chat import Chat
+from support.cli import spawn_lash
+from support.frozen import can_write, wait_until_frozen
 from support.prepared import prepare
 from support.terminal import Terminal
 
@@ -141,6 +145,67 @@ def test_a_store_that_is_busy_is_told_once_and_waited_for(chat, lash, tmp_path: 
     assert one.everything.count("you ▸ !text from elsewhere") == one.everything.count("you ▸ !text and more") == 1
     one.press("still here\r")
     one.wait_for("You said: still here")
+
+
+def test_a_stopped_chat_takes_the_terminal_again_from_the_shell_that_had_it_meanwhile(chat) -> None:
+    one = chat()
+    one.press("half a thought")
+    one.wait_for(f"{PROMPT} half a thought")
+    one.process.send_signal(signal.SIGSTOP)
+    wait_until_frozen(one.process)
+    one.edit_lines()
+    one.process.send_signal(signal.SIGCONT)
+    one.wait_until(lambda: not one.is_cooked)
+    one.press("\x01not even \x05 more\r")
+    one.wait_for("You said: not even half a thought more")
+
+
+# Stopped in the middle of a transaction of the thread that writes, once.
+STOPPED = """
+import os, signal
+from lash_cli.store.sqlite.writer import Writer
+
+real = Writer._commit
+
+def stopped(self, connection, group):
+    if os.path.exists(os.environ["STOP_FILE"]):
+        os.unlink(os.environ["STOP_FILE"])
+        os.kill(os.getpid(), signal.SIGTSTP)
+    return real(self, connection, group)
+
+Writer._commit = stopped
+"""
+
+
+class Job(Chat):
+    """A chat that a shell of its session started: nobody else is stopped by SIGTSTP."""
+
+    def _start(self, home: Path, args: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        streams = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
+        return spawn_lash(
+            args, home=home, env={"TERM": "xterm-256color", **env}, process_group=0, first=STOPPED, **streams
+        )
+
+
+def test_a_chat_that_is_stopped_holds_up_nobody_at_the_store(home: Path, tmp_path: Path) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"))
+    stop = tmp_path / "stop"
+    with contextlib.closing(Job(home, "s", STOP_FILE=str(stop))) as one:
+        one.wait_for(PROMPT)
+        stop.touch()
+        one.press("hello\r")
+        wait_until_frozen(one.process)
+        assert can_write(home / "lash.db")
+        assert one.is_cooked
+        one.process.send_signal(signal.SIGCONT)
+        one.wait_for("You said: hello")
+        # What Ctrl-Z is at a prompt that takes every key.
+        one.press("a draft\x1a")
+        wait_until_frozen(one.process)
+        assert one.is_cooked
+        one.process.send_signal(signal.SIGCONT)
+        one.wait_for(f"{PROMPT} a draft")
+        one.wait_until(lambda: not one.is_cooked)
 
 
 def test_enter_enters_the_running_turn_once_and_tab_the_next_one_once(chat, gate) -> None:

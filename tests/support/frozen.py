@@ -43,14 +43,15 @@ def freeze(process: subprocess.Popen[Any], database: Path) -> None:
     while True:
         process.send_signal(signal.SIGSTOP)
         wait_until_frozen(process)
-        if _can_write(database):
+        if can_write(database):
             return
         process.send_signal(signal.SIGCONT)
         assert time.monotonic() < deadline, "the process never let go of the store"
         time.sleep(0.01)
 
 
-def _can_write(database: Path) -> bool:
+def can_write(database: Path) -> bool:
+    """Whether nobody holds the write lock."""
     with closing(sqlite3.connect(database, timeout=1, isolation_level=None)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")

@@ -53,6 +53,13 @@ class Terminal:
         both = termios.ICANON | termios.ECHO
         return bool(termios.tcgetattr(self._slave)[3] & both == both)
 
+    def edit_lines(self) -> None:
+        """As a shell sets its terminal when the job that had it was stopped."""
+        settings = termios.tcgetattr(self._slave)
+        settings[0] |= termios.ICRNL
+        settings[3] |= termios.ICANON | termios.ECHO | termios.ISIG
+        termios.tcsetattr(self._slave, termios.TCSANOW, settings)
+
     @property
     def is_blocking(self) -> bool:
         """Whether everybody who has this terminal open waits for it, as programs expect."""
