@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.old_files import with_nodes_by_session
 from support.processes import start_process
 
 from lash_cli.core.codec import encode
@@ -481,6 +482,51 @@ def test_twelve_processes_open_a_home_that_does_not_exist(database_path: Path, o
         assert process.returncode == 0, errors
     rows, _ = asyncio.run(open_store().list_sessions(limit=50))
     assert {row.meta.session_id for row in rows} == {f"s-{index}" for index in range(12)}
+
+
+def write_older_file(path: Path, open_store: OpenStore, clock: ManualClock) -> None:
+    """A file of schema 8 with one session in it."""
+    store = open_store()
+    asyncio.run(make.create(store, clock, "s-old"))
+    store.close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with_nodes_by_session(connection)
+
+
+def test_six_processes_open_an_older_file_and_one_of_them_migrates_it(
+    database_path: Path, open_store: OpenStore, clock: ManualClock
+) -> None:
+    write_older_file(database_path, open_store, clock)
+    processes = [start(OPEN, database_path, str(index)) for index in range(6)]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    rows, _ = asyncio.run(open_store().list_sessions(limit=50))
+    assert {row.meta.session_id for row in rows} == {"s-old", *(f"s-{index}" for index in range(6))}
+
+
+def test_whoever_is_killed_in_a_migration_leaves_the_file_as_it_was_at_every_statement(
+    database_path: Path, open_store: OpenStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stored(statement: str) -> None:
+        with contextlib.closing(sqlite3.connect(database_path)) as other:
+            (version,) = other.execute("PRAGMA user_version").fetchone()
+            seen.append((version, other.execute("SELECT * FROM sqlite_master").fetchall()))
+
+    def watched(connection: sqlite3.Connection) -> None:
+        connection.set_trace_callback(stored)
+        migrate(connection)
+        connection.set_trace_callback(None)
+
+    write_older_file(database_path, open_store, clock)
+    seen: list[tuple[int, list[object]]] = []
+    stored("")
+    migrate = schema.migrate
+    monkeypatch.setattr(schema, "migrate", watched)
+    open_store()
+    assert len(seen) > 50 and all(look == seen[0] for look in seen) and seen[0][0] == 8
+    stored("")
+    assert seen[-1][0] == schema.SCHEMA_VERSION
 
 
 async def test_each_of_many_lanes_has_one_winner_across_two_processes(
