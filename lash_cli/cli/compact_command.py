@@ -55,12 +55,11 @@ async def _run(reference: str | None, focus: str | None) -> Document:
         session = await core.open_session(meta.session_id, spec=SessionSpec(inherit="stored"), create=False)
         count, provider = len(session.read_view().messages), session.policy_snapshot.provider_id
         say(f"summarising {meta.name}: {count} messages")
-        store = core.store
 
         def stop() -> None:
             session.cancel_running_turns(origin="signal")
 
-        with turn_signals(stop, before_stop=store.finish_writes if store is not None else None) as signals:
+        with turn_signals(stop, before_stop=core.store.finish_writes) as signals:
             report = await session.admin().compact_with_report(focus)
         session.close_handle()
     if report.reason == "no_summary":

@@ -13,9 +13,9 @@ from typing import NamedTuple
 from lash_cli.api.queue import SessionQueue, source_key_of
 from lash_cli.cli.documents import Document, is_lease_live
 from lash_cli.cli.output import emit_one, safe, say
-from lash_cli.cli.queue_access import existing_store, named_session, queue_of
+from lash_cli.cli.queue_access import existing_store, queue_of
 from lash_cli.cli.queue_documents import PENDING_INPUT_STATES, input_item
-from lash_cli.cli.reading import present_row, run_at_once
+from lash_cli.cli.reading import named_session, present_row, run_at_once
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import ActiveTurn, Boundary, InputState, NextTurn, PendingTurnInput, TurnInputIngress
 from lash_cli.core.outcome import ANSWER_NOT_KEPT, TurnResult
@@ -64,8 +64,7 @@ def submit(plan: EnqueuePlan) -> int:
 
 async def enqueue(plan: EnqueuePlan) -> Document:
     """Queue the text, and wait for its use if the plan says so; the PendingInput document."""
-    async with existing_store() as opened:
-        store, session = await named_session(opened, plan.reference)
+    async with named_session(existing_store(), plan.reference) as (store, session):
         queue = queue_of(store, session.meta.session_id)
         stored, is_replay = await _submit(store, queue, session, plan)
         document = await _receipt(queue, session, stored, is_replay=is_replay)

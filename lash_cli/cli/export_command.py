@@ -23,7 +23,7 @@ from lash_cli.cli.known_keys import load_known_keys
 from lash_cli.cli.out_files import check_writable, is_stream, require_name, write_named
 from lash_cli.cli.output import emit_one, safe, say, warn, write
 from lash_cli.cli.progress import progress
-from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.cli.reading import no_session_yet, read_session_row, reading_store, run_inline
 from lash_cli.core.archive import SessionArchive, cut_off_count
 from lash_cli.errors import UsageError
 from lash_cli.paths import taken_file
@@ -90,8 +90,7 @@ def _format(named: str | None, out: str | None) -> str:
 async def _read(references: list[str]) -> tuple[list[SessionRow], list[SessionArchive]]:
     async with reading_store() as store:
         if store is None:
-            await read_session_row(None, references[0])  # raises: without a database there is no session
-        assert store is not None
+            raise no_session_yet(references[0])
         metas = await resolve_all(store, references)
         rows = [await read_session_row(store, meta.session_id) for meta in metas]
         return rows, [await store.export_session(meta.session_id) for meta in metas]

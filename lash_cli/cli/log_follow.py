@@ -15,7 +15,7 @@ from typing import NamedTuple
 from lash_cli.cli.documents import message_document
 from lash_cli.cli.following import Following, FollowLines, following, require_stream_format
 from lash_cli.cli.output import safe, warn, warn_of_raw
-from lash_cli.cli.reading import read_session_row, reading_store
+from lash_cli.cli.reading import named_session, reading_store
 from lash_cli.cli.transcript_detail import (
     CommittedMessage,
     TextChoice,
@@ -140,9 +140,7 @@ def _gap(since: SessionCursor, present: SessionCursor) -> LiveReplayGapReason | 
 
 async def read_since(reference: str | None, since: SessionCursor) -> tuple[SessionRow, Commit]:
     """The session `reference` names and what was committed after `since`; raises as `read_session_row`."""
-    async with reading_store() as store:
-        row = await read_session_row(store, reference)
-        assert store is not None
+    async with named_session(reading_store(), reference) as (store, row):
         return row, await CommittedLog(store, row.meta.session_id).begin(since)
 
 
@@ -171,9 +169,7 @@ async def follow_transcript(reference: str | None, choice: FollowChoice) -> int:
     Raises what `read_session_row` raises, and `SessionDeleted` when the session is deleted meanwhile.
     """
     wants_lines = require_stream_format("--follow")
-    async with reading_store() as store:
-        row = await read_session_row(store, reference)
-        assert store is not None
+    async with named_session(reading_store(), reference) as (store, row):
         if choice.since is not None:
             choice.since.require_session(row.meta.session_id)
         error: LashError | None = None

@@ -63,15 +63,6 @@ def queue_of(store: RuntimePersistence, session_id: str) -> SessionQueue:
     return SessionQueue(store, SystemClock(), SystemIds(), session_id)
 
 
-async def named_session(
-    store: RuntimePersistence | None, reference: str | None
-) -> tuple[RuntimePersistence, SessionRow]:
-    """The session `reference` names, with the store that has it; raises what `resolve_session` raises."""
-    row = await read_session_row(store, reference)
-    assert store is not None, "without a store no session was found"
-    return store, row
-
-
 async def find_input(store: RuntimePersistence | None, input_id: str, reference: str | None) -> FoundInput:
     """The input of that id, of the session `reference` names if it names one.
 

@@ -15,9 +15,9 @@ from lash_cli.api.queue import source_key_of
 from lash_cli.cli.arguments import OfSession, OneSession
 from lash_cli.cli.documents import Document
 from lash_cli.cli.output import emit_many, emit_one, safe, tell
-from lash_cli.cli.queue_access import existing_store, find_batch, input_not_found, named_session, queue_of
+from lash_cli.cli.queue_access import existing_store, find_batch, input_not_found, queue_of
 from lash_cli.cli.queue_documents import batch_document, batch_preview, outcome_item
-from lash_cli.cli.reading import run_at_once
+from lash_cli.cli.reading import named_session, read_session_row, run_at_once
 from lash_cli.core.ingress import (
     AnchorNotFound,
     ByInputId,
@@ -77,8 +77,7 @@ async def _cancel(cut: Cut) -> list[Document]:
 async def _one_session(store: RuntimePersistence | None, cut: Cut) -> SessionRow | None:
     """The session of everything named; None when nothing named is there. Raises `UsageError` for several."""
     if cut.reference is not None or cut.keys:
-        _, session = await named_session(store, cut.reference)
-        return session
+        return await read_session_row(store, cut.reference)
     if store is None:
         return None
     # Whatever the text is like: one that does not decode is what a person wants to be rid of.
@@ -110,8 +109,7 @@ def cancel_suffix(
 
 async def suffix_outcomes(reference: str | None, anchor: PendingTurnInputCancelTarget) -> list[Document]:
     """Cancel the suffix; what became of each row. Raises `NotFoundError` (`input_not_found`) without its anchor."""
-    async with existing_store() as opened:
-        store, session = await named_session(opened, reference)
+    async with named_session(existing_store(), reference) as (store, session):
         outcome = await queue_of(store, session.meta.session_id).cancel_suffix(anchor)
         if isinstance(outcome, AnchorNotFound):
             error = input_not_found(anchor.value, session.meta.name)

@@ -10,9 +10,9 @@ from lash_cli.cli.arguments import OfSession, SessionArgument
 from lash_cli.cli.documents import Document
 from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.output import emit_one, safe
-from lash_cli.cli.queue_access import existing_store, named_session, queue_of
+from lash_cli.cli.queue_access import existing_store, queue_of
 from lash_cli.cli.queue_detail import show_batches, show_input, show_queue
-from lash_cli.cli.reading import run_at_once
+from lash_cli.cli.reading import named_session, run_at_once
 from lash_cli.views.times import rfc3339
 
 
@@ -61,8 +61,7 @@ def release(session: SessionArgument = None) -> int:
 
 
 async def _hold(reference: str | None, *, held: bool, reason: str | None = None) -> Document:
-    async with existing_store() as opened:
-        store, session = await named_session(opened, reference)
+    async with named_session(existing_store(), reference) as (store, session):
         queue = queue_of(store, session.meta.session_id)
         has_changed = await (queue.hold(reason) if held else queue.release())
         row = await store.session_row(session.meta.session_id)

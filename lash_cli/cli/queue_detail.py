@@ -12,7 +12,7 @@ from typing import NamedTuple
 from lash_cli.cli.documents import Document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_many, emit_one, safe, say, tell
-from lash_cli.cli.queue_access import find_input, is_input_held, named_session
+from lash_cli.cli.queue_access import find_input, is_input_held
 from lash_cli.cli.queue_documents import (
     PENDING_INPUT_STATES,
     batch_document,
@@ -20,7 +20,7 @@ from lash_cli.cli.queue_documents import (
     held_batch_ids,
     input_item,
 )
-from lash_cli.cli.reading import reading_store, run_inline
+from lash_cli.cli.reading import named_session, reading_store, run_inline
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock
 from lash_cli.views.queue import batches_cells, item_text, queue_text
@@ -68,8 +68,7 @@ def _tell(read: QueueRead) -> None:
 
 
 async def _read_queue(reference: str | None, *, with_all: bool) -> QueueRead:
-    async with reading_store() as opened:
-        store, session = await named_session(opened, reference)
+    async with named_session(reading_store(), reference) as (store, session):
         items = [*await _input_items(store, session, with_all), *await _batch_items(store, session, with_all)]
         return QueueRead(session, items)
 
@@ -131,8 +130,7 @@ def show_batches(reference: str | None = None, *, with_all: bool = False) -> int
 
 
 async def _read_batches(reference: str | None, *, with_all: bool) -> list[Document]:
-    async with reading_store() as opened:
-        store, session = await named_session(opened, reference)
+    async with named_session(reading_store(), reference) as (store, session):
         session_id = session.meta.session_id
         free = await store.queued_work(session_id, pending_only=True)
         unsettled = await store.queued_work(session_id, pending_only=False)

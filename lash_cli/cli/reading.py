@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lash_cli.cli.invocation import current
@@ -170,6 +170,18 @@ async def read_session_row(store: RuntimePersistence | None, reference: str | No
         raise no_session_yet(reference)
     meta = await resolve_session(store, reference)
     return await present_row(store, meta.session_id)
+
+
+@asynccontextmanager
+async def named_session(
+    opening: AbstractAsyncContextManager[RuntimePersistence | None], reference: str | None
+) -> AsyncIterator[tuple[RuntimePersistence, SessionRow]]:
+    """The session `reference` names, with the store that has it: what `opening` opens. Raises what `resolve_session`
+    raises."""
+    async with opening as store:
+        row = await read_session_row(store, reference)
+        assert store is not None, "without a store no session was found"
+        yield store, row
 
 
 async def present_row(store: RuntimePersistence, session_id: str) -> SessionRow:

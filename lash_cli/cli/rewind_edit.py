@@ -9,7 +9,7 @@ from __future__ import annotations
 from lash_cli.cli.cut_off import refuse_cut_off
 from lash_cli.cli.editor import editor_command
 from lash_cli.cli.invocation import current
-from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
+from lash_cli.cli.reading import named_session, reading_store, run_async, run_inline
 from lash_cli.cli.running import opened_core, working_directory, writing_store
 from lash_cli.cli.say_again import go_before, items_of, user_message_at
 from lash_cli.cli.turn_command import TurnPlan, run_planned_turn, terminal_asker
@@ -28,9 +28,7 @@ def edit_and_run(reference: str | None, node_id: str) -> int:
 
 
 async def _read(reference: str | None, node_id: str) -> tuple[SessionMeta, Message]:
-    async with reading_store() as store:
-        row = await read_session_row(store, reference)
-        assert store is not None, "without a store there is no row"
+    async with named_session(reading_store(), reference) as (store, row):
         await refuse_cut_off(store, row.meta.session_id, node_id)
         return row.meta, await user_message_at(store, row.meta.session_id, node_id)
 

@@ -17,7 +17,7 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.output import emit_many
 from lash_cli.cli.park_command import idle_row
 from lash_cli.cli.progress import progress
-from lash_cli.cli.reading import every_session, read_session_row, reading_store, run_async
+from lash_cli.cli.reading import every_session, no_session_yet, reading_store, run_async
 from lash_cli.cli.running import opened_core, writing_store
 from lash_cli.errors import LashError
 from lash_cli.store.base import RuntimePersistence, SessionMeta
@@ -50,8 +50,7 @@ async def _chosen(references: list[str], with_children: bool) -> list[SessionMet
     still has its parents."""
     async with reading_store() as store:
         if store is None:
-            await read_session_row(None, references[0])  # raises: without a database there is no session
-        assert store is not None
+            raise no_session_yet(references[0])
         named = await resolve_all(store, references)
         if not with_children:
             return named

@@ -10,7 +10,7 @@ from __future__ import annotations
 from lash_cli.cli.documents import Document, frame_document, policy_document, session_document, usage_report_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, safe
-from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.cli.reading import named_session, reading_store, run_inline
 from lash_cli.core.frames import current_frame
 from lash_cli.core.policy import PromptLayer, SessionPolicy
 from lash_cli.core.usage import usage_report
@@ -58,9 +58,7 @@ async def read_session_detail(reference: str | None, *, with_queue: bool = True)
 
     Raises what `read_session_row` raises.
     """
-    async with reading_store() as store:
-        row = await read_session_row(store, reference)
-        assert store is not None
+    async with named_session(reading_store(), reference) as (store, row):
         return await session_detail(store, row, with_queue=with_queue)
 
 

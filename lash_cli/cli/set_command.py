@@ -17,8 +17,8 @@ from lash_cli.cli.documents import Document, spelled_out
 from lash_cli.cli.names import require_name
 from lash_cli.cli.numbers import plain
 from lash_cli.cli.output import emit_one
-from lash_cli.cli.queue_access import existing_store, named_session
-from lash_cli.cli.reading import run_async
+from lash_cli.cli.queue_access import existing_store
+from lash_cli.cli.reading import named_session, read_session_row, run_async
 from lash_cli.cli.running import key_values, opened_core, policy_options, writing_store
 from lash_cli.core.nearest import did_you_mean
 from lash_cli.core.policy import (
@@ -198,18 +198,17 @@ def _apply(reference: str, change: _Change) -> int:
 
 
 async def _run(reference: str, change: _Change) -> Document:
-    async with existing_store() as store:
-        known, before = await named_session(store, reference)
-        await _require_free(known, before.meta, change.name)
+    async with named_session(existing_store(), reference) as (store, before):
+        await _require_free(store, before.meta, change.name)
         meta = before.meta
         # Policy first: it is what can be refused, because somebody works in the session.
         if change.spec is not None:
             await _configure(meta.session_id, change.spec, change)
         if change.name is not None or change.labels:
-            await known.change_meta(
+            await store.change_meta(
                 meta.session_id, name=change.name, labels=change.labels, now_ms=SystemClock().now_ms()
             )
-        _, after = await named_session(known, meta.session_id)
+        after = await read_session_row(store, meta.session_id)
     return _document(before, after)
 
 

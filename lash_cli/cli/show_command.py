@@ -13,7 +13,7 @@ import typer
 from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.documents import Document, tool_document
 from lash_cli.cli.output import emit_one, safe
-from lash_cli.cli.reading import read_session_row, reading_store, run_async, run_inline
+from lash_cli.cli.reading import named_session, reading_store, run_async, run_inline
 from lash_cli.cli.session_detail import find_turn, print_session, read_session_detail, show_session
 from lash_cli.cli.turn_documents import attempts_document, turn_document
 from lash_cli.core.codec import decode_any
@@ -63,9 +63,7 @@ async def _tools(session_id: str) -> list[Document]:
 
 async def read_turn(reference: str | None, turn_id: str) -> Document:
     """The Turn document of one turn; raises `NotFoundError` (`turn_unknown`) and what `resolve_session` raises."""
-    async with reading_store() as store:
-        row = await read_session_row(store, reference)
-        assert store is not None
+    async with named_session(reading_store(), reference) as (store, row):
         record = await find_turn(store, row.meta.session_id, turn_id)
         document = turn_document(record, await _answer(store, record))
         if record.summary is None:

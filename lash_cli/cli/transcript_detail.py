@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lash_cli.cli.documents import Document, message_document, transcript_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_many, emit_one, safe, warn_of_raw, write_shown
-from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.cli.reading import named_session, reading_store, run_inline
 from lash_cli.core.content import Message, Role
 from lash_cli.core.graph import ConversationPayload, SessionNode, active_path
 from lash_cli.errors import CorruptNode
@@ -129,9 +129,7 @@ async def read_transcript(
     reference: str | None, turn_id: str | None = None, *, all_frames: bool = False
 ) -> ReadTranscript:
     """The session `reference` names and its messages in order, or those of one turn; raises as `show_transcript`."""
-    async with reading_store() as store:
-        row = await read_session_row(store, reference)
-        assert store is not None
+    async with named_session(reading_store(), reference) as (store, row):
         session_id = row.meta.session_id
         record = None
         if turn_id is not None:

@@ -15,7 +15,7 @@ from lash_cli.cli.cut_off import warn_of_cut_off
 from lash_cli.cli.documents import Document, frame_document
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_one, safe
-from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.cli.reading import named_session, reading_store, run_inline
 from lash_cli.core.content import Message, ToolCallPart, ToolResultPart, message_text
 from lash_cli.core.history import TreeEntry, message_tree
 from lash_cli.store.base import ReadScope
@@ -56,9 +56,7 @@ def _shown(document: Document) -> Any:
 
 
 async def _read(reference: str | None, depth: int | None) -> Document:
-    async with reading_store() as store:
-        row = await read_session_row(store, reference)
-        assert store is not None
+    async with named_session(reading_store(), reference) as (store, row):
         read = await store.load_session(row.meta.session_id, ReadScope.FULL_GRAPH)
     entries = () if read is None else message_tree(read.nodes, read.leaf_node_id, read.cut_off)
     rooted = [entry for entry in entries if not entry.is_cut_off]

@@ -16,7 +16,7 @@ from lash_cli.cli.documents import Document, usage_document, usage_report_docume
 from lash_cli.cli.durations import moment_ms
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import emit_many, emit_one, safe, terminal_width
-from lash_cli.cli.reading import read_session_row, reading_store, run_inline
+from lash_cli.cli.reading import named_session, read_session_row, reading_store, run_inline
 from lash_cli.cli.spending import cost_document, cost_of, grouped, parse_groups, spent_document
 from lash_cli.core.attempts import AttemptReport, attempt_report
 from lash_cli.core.llm import LlmCallRecord
@@ -105,9 +105,7 @@ async def _totals(reference: str | None, is_of_one: bool, since_ms: int | None) 
 
 
 async def _read(reference: str | None) -> Document:
-    async with reading_store() as store:
-        row = await read_session_row(store, reference)
-        assert store is not None
+    async with named_session(reading_store(), reference) as (store, row):
         session_id = row.meta.session_id
         read = await store.load_session(session_id, ReadScope.HEAD)
         calls = [call async for call in _calls(store, session_id)]

@@ -15,8 +15,8 @@ from lash_cli.cli.arguments import SessionArgument
 from lash_cli.cli.documents import Document, is_lease_live, lease_document, session_status
 from lash_cli.cli.durations import duration_ms
 from lash_cli.cli.output import emit_one, safe, say
-from lash_cli.cli.queue_access import input_not_found, named_session
-from lash_cli.cli.reading import present_row, reading_store, run_at_once
+from lash_cli.cli.queue_access import input_not_found
+from lash_cli.cli.reading import named_session, present_row, reading_store, run_at_once
 from lash_cli.cli.session_detail import find_turn
 from lash_cli.cli.turn_documents import outcome_document
 from lash_cli.cli.waiting import look_until, tell_if_stuck
@@ -79,8 +79,7 @@ def _known() -> str:
 async def _run(
     reference: str | None, conditions: Sequence[Condition], timeout_ms: int | None, timeout_text: str | None
 ) -> Document:
-    async with reading_store() as opened:
-        store, session = await named_session(opened, reference)
+    async with named_session(reading_store(), reference) as (store, session):
         session_id = session.meta.session_id
         _tell_if_held(session, conditions)
         started_at = SystemClock().monotonic()
