@@ -366,6 +366,17 @@ async def test_a_state_brings_its_prompt_and_its_provider_and_the_host_the_rest_
     assert "Be brief." in caller.requests[0].system
 
 
+async def test_a_handle_that_chose_nothing_takes_over_what_another_one_configures(make_core) -> None:
+    here, there = make_core(ScriptedCaller([text("x")], repeat=True)), make_core(ScriptedCaller([]))
+    async with await here.open_session("s1") as session:
+        await session.turn("a").run()
+    session, other = [await core.open_session("s1", spec=SessionSpec(inherit="stored")) for core in (here, there)]
+    await other.configure(SessionConfigPatch(model=ModelSpec("model-9")))
+    await session.turn("b").run()
+    await other.refresh()
+    assert [handle.policy_snapshot.model.id for handle in (session, other)] == ["model-9"] * 2
+
+
 async def test_a_recorded_provider_survives_another_wiring_and_fails_the_turn_before_any_write(make_core) -> None:
     async with await make_core(ScriptedCaller([text("x")], provider_id="first")).open_session("s1") as session:
         await session.turn("a").run()
