@@ -23,6 +23,7 @@ from lash_cli.errors import (
     SessionExecutionBusy,
     SessionExecutionLeaseExpired,
     SessionStillInUse,
+    StoreError,
 )
 from lash_cli.plugins.rolling_history import RollingHistory
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
@@ -440,6 +441,22 @@ async def test_a_full_context_is_shown_without_old_attachments_and_kept_with_the
     assert caller.requests[2].base_digest.count(":view=") == 1
     stored = [part.__struct_config__.tag for part in session.read_view().messages[0].parts]
     assert stored == ["text", "attachment"]
+
+
+async def test_a_turn_that_does_not_know_whether_room_was_made_leaves_the_lane_to_its_expiry(
+    make_core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller = ScriptedCaller([text("ok"), text("ok", tokens=BIG_ANSWER), text("gist")])
+    core = make_core(caller, policy=SMALL)
+    session = await talked(core, "one", "two")
+
+    async def unsure(commit, **options):
+        raise StoreError("the disk refused")
+
+    with monkeypatch.context() as failing, pytest.raises(StoreError):
+        failing.setattr(core.store, "commit_runtime_state", unsure)
+        await session.turn("three").run()
+    assert (await core.store.session_row(S)).lease.owner is not None
 
 
 async def test_a_session_in_memory_is_compacted_too() -> None:
