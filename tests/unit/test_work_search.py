@@ -11,17 +11,25 @@ from lash_cli.runtime.work_search import WorkSearch
 from lash_cli.store.queueing import SessionDemand
 
 S = "s"
+LEASE_MS = 30_000
 
 
 class OneSession:
     """A queue in which something waits, and a lane that somebody elsewhere holds or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: ManualClock) -> None:
         self.is_busy = True
+        self.has_claimable = True
+        self.unfinished_turn_id: str | None = None
+        self.available_at_ms: int | None = None
+        self.is_held = False
+        self._expires_at_ms = clock.now_ms() + LEASE_MS
 
     async def demand(self, session_id: str) -> SessionDemand:
-        held = LeaseRow(1, "token", LeaseOwnerIdentity("other", "1"), 0, 1 << 62)
-        return SessionDemand(session_id, True, None, held if self.is_busy else LeaseRow())
+        held = LeaseRow(1, "token", LeaseOwnerIdentity("other", "1"), 0, self._expires_at_ms)
+        lease = held if self.is_busy else LeaseRow()
+        turn_id, due = self.unfinished_turn_id, self.available_at_ms
+        return SessionDemand(session_id, self.has_claimable, turn_id, lease, available_at_ms=due, is_held=self.is_held)
 
 
 @pytest.fixture
@@ -30,8 +38,8 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-def session() -> OneSession:
-    return OneSession()
+def session(clock) -> OneSession:
+    return OneSession(clock)
 
 
 @pytest.fixture
@@ -60,3 +68,29 @@ async def test_a_lane_that_was_given_up_and_freed_is_waited_for_again(session, s
     assert (await search.look(())).due == [S]
     session.is_busy = True
     assert (await search.look(())).is_worth_waiting
+
+
+@pytest.mark.parametrize("claimable", [True, False], ids=["work_waits", "only_its_turn"])
+async def test_who_holds_a_lane_and_stands_still_is_looked_at_again_when_the_lease_runs_out(
+    session, clock, claimable: bool
+) -> None:
+    """A frozen process is alive, and writes nothing that anybody could notice."""
+    session.has_claimable, session.unfinished_turn_id = claimable, "t1"
+    search = WorkSearch(session, clock, WorkOptions(), (S,))
+    look = await search.look(())
+    await clock.advance(LEASE_MS / 1000 - 1)
+    assert (look.due, look.is_out_of_date(clock)) == ([], False)
+    await clock.advance(1)
+    assert look.is_out_of_date(clock)
+    assert (await search.look(())).due == [S]
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_what_only_waits_for_its_time_is_looked_at_again_then(session, search, clock, held: bool) -> None:
+    session.is_busy = session.has_claimable = False
+    session.available_at_ms, session.is_held = clock.now_ms() + 5000, held
+    look = await search.look(())
+    await clock.advance(4)
+    assert not look.is_out_of_date(clock)
+    await clock.advance(1)
+    assert look.is_out_of_date(clock) is not held
