@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import (
@@ -298,6 +299,20 @@ async def test_two_retracted_attempts_fold_to_the_third_live_and_in_replay(make_
     rest = await watcher.resume_from_cursor(behind.cursor)
     assert isinstance(rest, Replayed) and "wrong one" not in fold(rest.events[:1])
     await stream.aclose()
+    await session.close()
+
+
+async def test_what_a_drive_showed_that_a_crash_cut_off_is_retracted_by_the_next_one(make_core, watcher) -> None:
+    start = (await watcher.current_observation()).cursor
+    doomed = make_core(ScriptedCaller([text("what nobody recorded")]), crash_point=CrashPoints("before:model_recorded"))
+    with pytest.raises(Crash):
+        await (await doomed.open_session("s1")).turn("hi").run()
+    session = await opened(make_core, text("right"))
+    assert (await session.redrive().run()).result.assistant_message() == "right"
+    replayed = await watcher.resume_from_cursor(start)
+    assert isinstance(replayed, Replayed)
+    assert fold(replayed.events) == "right"
+    assert tags(replayed.events).count("AssistantProseDelta") == 2
     await session.close()
 
 
