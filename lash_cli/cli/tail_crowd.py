@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from lash_cli.cli.documents import is_lease_live
 from lash_cli.cli.tail_watched import Watched
-from lash_cli.core.observation import GENESIS, SessionCursor
+from lash_cli.core.observation import SessionCursor
 from lash_cli.errors import LiveReplayClosed, SessionDeleted
 from lash_cli.store.base import RuntimePersistence, SessionRow
 from lash_cli.system import SystemClock, is_definitely_dead
@@ -95,10 +95,10 @@ class Crowd:
         """The sessions that are not watched, as they were when they were left out."""
         return self._left_out.values()
 
-    def place_of(self, session_id: str) -> SessionCursor:
-        """Where a session goes on: of one that is new, everything is to be shown."""
+    def place_of(self, session_id: str) -> SessionCursor | None:
+        """Where a session goes on that was left out; None for a new one, of which everything is to be shown."""
         known = self._left_out.get(session_id)
-        return known.cursor if known is not None else SessionCursor(GENESIS, 0, 0, session_id)
+        return None if known is None else known.cursor
 
     def take(self, session: Watched) -> None:
         """The session is watched from here on."""

@@ -34,7 +34,6 @@ from lash_cli.cli.tail_plan import (
 )
 from lash_cli.cli.tail_stream import JsonTail, observed_document
 from lash_cli.cli.tail_watched import HOLDER_SECONDS, Watched
-from lash_cli.core.observation import GENESIS, SessionCursor
 from lash_cli.errors import LashError, LiveReplayClosed, NotFoundError, SessionDeleted
 from lash_cli.runtime.observing import ObservedGap, RecoveringStream
 from lash_cli.store.base import RuntimePersistence, SessionRow
@@ -143,11 +142,11 @@ class Tail:
         """A session and the cursor it begins with; None for one of all that was deleted since it was listed."""
         begin = self._plan.begin
         cursor = begin.cursors.get(row.meta.session_id)
-        session = Watched(store, row, cursor or SessionCursor(GENESIS, 0, 0, row.meta.session_id))
+        session = Watched(store, row, cursor)
+        session.is_new = cursor is None and self._plan.is_all and begin.word == CURSOR
         try:
             session.first_turn_id = await session.last_turn_id()
-            if cursor is None and not (self._plan.is_all and begin.word == CURSOR):
-                # Of a session that was made while nobody watched, nothing was shown yet.
+            if cursor is None and not session.is_new:
                 is_behind_commit = begin.word == LAST_COMMIT
                 session.cursor = await (session.last_commit_cursor() if is_behind_commit else session.head_cursor())
         except SessionDeleted:
@@ -183,7 +182,7 @@ class Tail:
     async def _is_nothing_to_show(self, session: Watched) -> bool:
         """Whether a session may be left out until it commits something."""
         try:
-            return self._plan.begin.word != START and await session.is_caught_up()
+            return self._plan.begin.word != START and not session.is_new and await session.is_caught_up()
         except LiveReplayClosed:
             return False
 
@@ -215,7 +214,10 @@ class Tail:
         is_shown_from_now = self._sink.shows_messages and not is_resumed and not self._plan.is_all
         # Where it begins is decided before anybody is told that it began: from then on nothing is missed.
         observation = None
-        if from_start or is_shown_from_now:
+        if session.is_new:
+            observation = await session.begin_at_birth()
+            from_start = self._plan.begin.word == START or not self._sink.shows_messages
+        elif from_start or is_shown_from_now:
             observation = await session.observed.current_observation()
             session.cursor = observation.cursor
         elif is_resumed and self._sink.shows_messages:
@@ -242,8 +244,10 @@ class Tail:
 
     async def _take_in_all(self, store: RuntimePersistence, rows: Sequence[SessionRow]) -> None:
         for row in rows:
-            session = Watched(store, row, self._crowd.place_of(row.meta.session_id))
-            await self._take_in(session, row, self._introduce)
+            place = self._crowd.place_of(row.meta.session_id)
+            session = Watched(store, row, place)
+            session.is_new = place is None
+            await self._take_in(session, row, self._admit if session.is_new else self._introduce)
 
     async def _introduce(self, session: Watched, row: SessionRow) -> None:
         """Say that the session is watched, once."""

@@ -15,11 +15,11 @@ from lash_cli.cli.head_moves import command_here
 from lash_cli.core.content import Message
 from lash_cli.core.frames import current_frame
 from lash_cli.core.lease import LocalProcess
-from lash_cli.core.observation import SessionCursor, SessionObservationEvent
+from lash_cli.core.observation import GENESIS, SessionCursor, SessionObservationEvent
 from lash_cli.core.outcome import TurnResult
 from lash_cli.core.policy import SessionPolicy
 from lash_cli.errors import SessionDeleted
-from lash_cli.runtime.observing import Replayed
+from lash_cli.runtime.observing import Replayed, SessionObservation
 from lash_cli.runtime.state import SessionReadView
 from lash_cli.runtime.stored_turns import stored_result
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionRow
@@ -44,11 +44,13 @@ class News(NamedTuple):
 class Watched:
     """One session under a tail. `cursor` is behind the last item that was shown."""
 
-    def __init__(self, store: RuntimePersistence, row: SessionRow, cursor: SessionCursor) -> None:
+    def __init__(self, store: RuntimePersistence, row: SessionRow, cursor: SessionCursor | None = None) -> None:
         self.store = store
         self.session_id = row.meta.session_id
         self.name = row.meta.name
-        self.cursor = cursor
+        self.cursor = cursor or SessionCursor(GENESIS, 0, 0, self.session_id)
+        # Made while nobody watched, so that everything of it is to be shown.
+        self.is_new = False
         self.is_idle = False
         policy = SessionPolicy(row.config.model, row.config.provider_id, self.session_id)
         self.observed = ObservableSession.of_store(store, self.session_id, policy)
@@ -77,6 +79,17 @@ class Watched:
     async def head_cursor(self) -> SessionCursor:
         """The cursor of now, without the transcript."""
         return (await self.store.live.cut(self.session_id, ReadScope.HEAD)).cursor
+
+    async def begin_at_birth(self) -> SessionObservation | None:
+        """Go on before the first event. What the session was made with, as a fork is and an import, was told by no
+        event and is not missed: its state, where nothing happened since."""
+        head = await self.head_cursor()
+        observation = None
+        if head.epoch == GENESIS and head.revision:
+            observation = await self.observed.current_observation()
+            head = observation.cursor
+        self.cursor = SessionCursor(GENESIS, head.revision, 0, self.session_id)
+        return observation if head.epoch == GENESIS else None
 
     async def last_commit_cursor(self) -> SessionCursor:
         """The cursor right behind the newest commit."""

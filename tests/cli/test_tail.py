@@ -259,6 +259,33 @@ def test_all_takes_in_a_session_that_is_made_later(lash, home: Path, tailing) ->
     assert tail.end() == 143
 
 
+def test_a_session_that_is_made_with_a_history_misses_nothing(lash, home: Path, tailing, tmp_path: Path) -> None:
+    prepare(home, OPEN, ("turn", "s", "!text first"))
+    place, archive = tmp_path / "places", tmp_path / "s.json"
+    lash("export", "s", "--as", "json", "--out", str(archive))
+    lash("tail", "--all", "--save-cursor", str(place), "--no-follow")
+    tail, words = tailing("--all", "--strict-gap"), spawn_lash(["tail", "--all"], home=home, stderr=subprocess.PIPE)
+    assert words.stdout is not None and words.stderr is not None
+    assert words.stderr.readline().startswith(b"watching")
+    fork = lash("fork", "s", "-q").out.strip()
+    snapshot = tail.next()
+    assert (snapshot["type"], snapshot["session"], snapshot["revision"]) == ("snapshot", fork, 1)
+    assert [message["text"] for message in snapshot["messages"]] == ["!text first", "first"]
+    lash("import", str(archive), "--id", "again")
+    assert (line := tail.next())["type"] == "snapshot" and line["session"] == "again"
+    lash("turn", fork, "!text second")
+    assert tail.until("turn_finished")["text"] == "second"
+    assert tail.end() == 143
+    kept = lash("tail", "--all", "--save-cursor", str(place), "--no-follow", "--strict-gap", "-o", "jsonl")
+    assert kept.code == 0 and {line["session"] for line in kept.lines[1:-1]} == {fork, "again"}
+    assert types(kept.lines).count("snapshot") == 1 and "turn_finished" in types(kept.lines)
+    while b"watching" not in (line := words.stderr.readline()) or b"again" not in line:
+        assert line
+    words.send_signal(signal.SIGTERM)
+    told = words.communicate()[0].decode()
+    assert "second" in told and "gap" not in told and "first" not in told
+
+
 MANY = 135  # more than a tail watches at the same time
 FEW = 8  # more than a tail watches that does this first
 WATCHES_FEW = """
