@@ -132,11 +132,17 @@ def kill_beyond(count: int, numbers: Sequence[signal.Signals]) -> None:
 @contextmanager
 def given_back(give_back: Callable[[], object]) -> Iterator[None]:
     """While inside, `give_back` is called before this process dies of a signal, or stands still, in `die_of`: there no
-    `finally` would do it. It must not wait for anything, and may be called more than once."""
+    `finally` would do it. It must not wait for anything, and may be called more than once. Ctrl-\\, where nobody
+    else handles it, kills by `die_of` meanwhile."""
     _to_give_back.append(give_back)
+    is_unhandled = signal.getsignal(signal.SIGQUIT) == signal.SIG_DFL
+    if is_unhandled:
+        signal.signal(signal.SIGQUIT, _quit)
     try:
         yield
     finally:
+        if is_unhandled:
+            signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         _to_give_back.remove(give_back)
 
 
@@ -166,6 +172,10 @@ def stand_still(handler: Callable[[], object]) -> None:
     loop.remove_signal_handler(signal.SIGTSTP)
     die_of(signal.SIGTSTP)
     loop.add_signal_handler(signal.SIGTSTP, handler)
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    die_of(signal.Signals(number))
 
 
 def _say_nothing(_: object) -> None:

@@ -1,4 +1,4 @@
-"""A second signal kills at once, and the terminal is its person's again all the same (contract 08 §6.4)."""
+"""A second signal kills at once, as Ctrl-\\ does, and the terminal is its person's again all the same (08 §6.4)."""
 
 from __future__ import annotations
 
@@ -23,17 +23,20 @@ CHANGES = (("\x1b[?1049h", "\x1b[?1049l"), ("\x1b[?25l", "\x1b[?25h"), ("\x1b[?2
     ],
     ids=["tail", "ls", "chat", "turn"],
 )
-def test_who_is_killed_by_a_second_signal_leaves_a_terminal_to_go_on_with(lash, home: Path, args, standing) -> None:
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGHUP), (signal.SIGQUIT,)], ids=["second", "quit"])
+def test_who_is_killed_by_a_signal_leaves_a_terminal_to_go_on_with(
+    lash, home: Path, args, standing, numbers: tuple[signal.Signals, ...]
+) -> None:
     lash("open", "s", "--name", "fjord")
     terminal = Terminal(home, *args)
     try:
         terminal.wait_for(standing)
-        # Both are there at once, whatever the machine does between the two.
+        # All are there at once, whatever the machine does between them.
         terminal.process.send_signal(signal.SIGSTOP)
         wait_until_frozen(terminal.process)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCONT):
+        for number in (*numbers, signal.SIGCONT):
             terminal.process.send_signal(number)
-        assert terminal.ended() in (-signal.SIGTERM, -signal.SIGHUP)
+        assert -terminal.ended() in numbers
         assert terminal.is_cooked
         for changed, usual in CHANGES:
             assert terminal.written.rfind(changed.encode()) <= terminal.written.rfind(usual.encode())
