@@ -18,7 +18,7 @@ from lash_cli.api.shared import SharedSession, outside_of_turns
 from lash_cli.core.attachments import has_bytes
 from lash_cli.core.codec import reread
 from lash_cli.core.content import TurnInput
-from lash_cli.core.ids import is_session_id
+from lash_cli.core.ids import is_session_id, require_named
 from lash_cli.core.ingress import ActiveTurn, InputDraft, NextTurn, PendingTurnInput, TurnInputIngress
 from lash_cli.core.lease import LeaseOwnerIdentity, is_row_live
 from lash_cli.core.outcome import (
@@ -195,8 +195,7 @@ class AcrossProcesses:
         """
         if request_id is not None and not request_id.strip():
             raise UsageError("a cancel request id must not be blank", code="invalid_turn_cancel_request")
-        if turn_id is not None and not turn_id.strip():
-            raise UsageError("the id of the turn to cancel must not be blank", code="missing_execution_scope_id")
+        require_named("the id of the turn to cancel", turn_id)
         store = self.store
         if turn_id is None:
             running = await self.running_turn(session_id)

@@ -17,6 +17,7 @@ import msgspec
 from lash_cli.core.attachments import AttachmentPolicy, has_bytes
 from lash_cli.core.codec import reread
 from lash_cli.core.content import TurnInput
+from lash_cli.core.ids import require_named
 from lash_cli.core.ingress import (
     HOST_PREFIX,
     ActiveTurn,
@@ -90,8 +91,7 @@ def require_addressee(ingress: TurnInputIngress) -> None:
         reread(ingress, ActiveTurn)
     except ValueError as error:
         raise UsageError(f"an input is for ActiveTurn or NextTurn: {error}", code="invalid_turn_input") from error
-    if not ingress.turn_id.strip():
-        raise UsageError("the id of the turn an input is for must not be blank", code="missing_execution_scope_id")
+    require_named("the id of the turn an input is for", ingress.turn_id)
 
 
 def require_command_key(key: str) -> str:

@@ -21,6 +21,7 @@ from lash_cli.api.shared import SharedSession, Within
 from lash_cli.api.turns import TurnActivitySink, TurnBuilder, answering, drawn, require_limits
 from lash_cli.api.verbs import QueueVerbs
 from lash_cli.core.content import TurnInput
+from lash_cli.core.ids import require_named
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.llm import OutputSpec
 from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
@@ -35,7 +36,6 @@ from lash_cli.errors import (
     SessionClosed,
     SessionDeleted,
     SessionStillInUse,
-    UsageError,
 )
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.ending import seen_through
@@ -198,8 +198,7 @@ class LashSession(QueueVerbs):
         (`execution_scope_turn_id_mismatch`) for an input that names another turn.
         """
         self._check_open()
-        if turn_id is not None and not turn_id.strip():
-            raise UsageError("a turn id must not be blank", code="missing_execution_scope_id")
+        require_named("a turn id", turn_id)
         if key is not None:
             from lash_cli.api.queue import require_key
 

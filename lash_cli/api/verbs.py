@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from lash_cli.api.turns import QueuedTurnBuilder, require_limits
 from lash_cli.core.content import TurnInput
+from lash_cli.core.ids import require_named
 from lash_cli.core.ingress import (
     NextTurn,
     PendingTurnInput,
@@ -28,7 +29,7 @@ from lash_cli.core.queued_work import (
     SessionCommandReceipt,
     command_source_key,
 )
-from lash_cli.errors import LashRuntimeError, UsageError
+from lash_cli.errors import LashRuntimeError
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest, unseen
 from lash_cli.store.base import DrainSelection
 
@@ -194,8 +195,8 @@ class QueueVerbs:
         `UsageError` for a blank id or a limit below 1.
         """
         self._check_open()
-        if any(not name.strip() for name in (*batch_ids, *([] if drain_id is None else [drain_id]))):
-            raise UsageError("the ids of a queued turn must not be blank", code="missing_execution_scope_id")
+        for given in (*batch_ids, drain_id):
+            require_named("an id of a queued turn", given)
         require_limits(max_turns, timeout_ms=timeout_ms)
         selection = DrainSelection(batch_ids=tuple(batch_ids))
         request = TurnRequest(None, max_turns=max_turns, timeout_ms=timeout_ms, drain=selection, drain_id=drain_id)

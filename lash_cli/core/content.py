@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from lash_cli.core.codec import Record, from_builtins, reread, to_builtins
+from lash_cli.core.ids import require_named
 from lash_cli.errors import UsageError
 
 
@@ -139,9 +140,7 @@ class TurnInput(Record):
             reread(msgspec.structs.replace(given, items=tuple(map(_without_bytes, given.items))), TurnInput)
         except (TypeError, ValueError) as error:
             raise _unreadable(str(error)) from error
-        if given.trace_turn_id is not None and not given.trace_turn_id.strip():
-            # No effect has a scope without a name, so a turn that began under this one would never end.
-            raise UsageError("the turn id an input asks for must not be blank", code="missing_execution_scope_id")
+        require_named("the turn id an input asks for", given.trace_turn_id)
         return given
 
 

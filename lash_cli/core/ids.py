@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from lash_cli.errors import UsageError
+
 SESSION_ID_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 _SESSION_ID = re.compile(SESSION_ID_PATTERN)
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -20,6 +22,13 @@ _DIGIT_OF_BYTE = bytes(ord(_ALPHABET[byte & 0x1F]) for byte in range(256))
 def is_session_id(text: str) -> bool:
     """Whether `text` may name a session: 1 to 128 characters of `[A-Za-z0-9._:-]`, first one alphanumeric."""
     return _SESSION_ID.fullmatch(text) is not None
+
+
+def require_named(what: str, given: str | None) -> None:
+    """Raise `UsageError` (`missing_execution_scope_id`) for a blank id: no effect has a scope without a name, so a turn
+    of that id would never end. None is for no id."""
+    if given is not None and not given.strip():
+        raise UsageError(f"{what} must not be blank", code="missing_execution_scope_id")
 
 
 def sortable_id(prefix: str, now_ms: int, randomness: bytes) -> str:
