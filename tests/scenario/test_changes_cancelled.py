@@ -160,16 +160,20 @@ async def test_a_block_that_is_cancelled_at_any_step_of_its_end_lets_go_of_its_s
     core: LashCore = make_core(ScriptedCaller([answer], repeat=True))
     await (await core.open_session("s")).turn("one").run()
 
-    async def leave(session: LashSession) -> None:
+    went_on = list[int]()
+
+    async def leave(session: LashSession, step: int) -> None:
         async with session:
             pass
+        went_on.append(step)
 
     for step in range(1, MOST_STEPS):
         session = await core.open_session("s", spec=SessionSpec(max_turns=step), mode="fresh")
-        was_reached = await cancelled_at(leave(session), frozenset({step}), every_task=False)
+        was_reached = await cancelled_at(leave(session, step), frozenset({step}), every_task=False)
         await settle()
         with pytest.raises(SessionClosed):
             await session.turn("two").run()
         if not was_reached:
+            assert went_on == [step - 1, step], "one that comes before the last step ends it there"
             return
     raise AssertionError(f"more than {MOST_STEPS} steps")
