@@ -30,6 +30,7 @@ from lash_cli.core.activity import (
 )
 from lash_cli.core.codec import canonical_hash
 from lash_cli.core.content import Message, ProsePart, Role, is_safe_to_resume, message_text
+from lash_cli.core.lease import LeaseFence
 from lash_cli.core.llm import LlmResponse, TerminalReason, ToolChoice
 from lash_cli.core.protocols import ToolContext
 from lash_cli.errors import (
@@ -112,6 +113,18 @@ async def test_turns_of_clones_run_one_after_another(make_core) -> None:
     assert len(session.read_view().messages) == 4
     clone.close_handle()
     await session.close()
+
+
+async def test_a_turn_gives_its_lane_back_with_its_commit_and_writes_no_more(make_core, monkeypatch) -> None:
+    core = make_core(ScriptedCaller([text("a")]))
+    session, given_back = await core.open_session("s1"), list[LeaseFence]()
+
+    async def release_lease(fence: LeaseFence) -> None:
+        given_back.append(fence)
+
+    monkeypatch.setattr(core.store, "release_lease", release_lease)
+    await session.turn("one").run()
+    assert ((await core.store.session_row("s1")).lease.owner, given_back) == (None, [])
 
 
 async def test_a_handle_that_is_closed_twice_is_one_less(make_core) -> None:
