@@ -278,7 +278,8 @@ class AcrossProcesses:
         row = await self.store.session_row(session_id)
         if row is None or row.lease.owner is None or not is_row_live(row.lease, self.host.clock.now_ms()):
             return
-        raise busy_error(session_id, LaneBusy(row.lease.owner, row.lease.expires_at_ms, row.lease.fencing_token))
+        busy = LaneBusy(row.lease.owner, row.lease.expires_at_ms, row.lease.fencing_token, row.running_turn_id)
+        raise busy_error(session_id, busy)
 
     async def delete_session(self, session_id: str) -> SessionDeleteReport:
         """Delete a session for ever (contract 01 §1.4). Its waits are revoked and its id is never used again.

@@ -163,9 +163,9 @@ class TurnRun:
             return await self._stream(builder)
         except SessionExecutionBusy as busy:
             if self._enqueue is None:
-                busy.hint = (
-                    f"wait for it with --if-busy wait=30s, or stop it with: lash cancel {self._session.session_id}"
-                )
+                busy.hint = "wait for it with --if-busy wait=30s"
+                if busy.details["holder"]["turn_id"] is not None:
+                    busy.hint += f", or stop it with: lash cancel {self._session.session_id}"
                 raise
         document = await self._enqueue()
         if self._lines is not None:

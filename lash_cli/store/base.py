@@ -235,7 +235,9 @@ def busy_error(session_id: str, busy: LaneBusy) -> SessionExecutionBusy:
         who = f"pid {busy.holder.liveness.pid}"
     label = f" ({busy.holder.label})" if busy.holder.label else ""
     return SessionExecutionBusy(
-        f"session {session_id} is held by {who}{label}", details={"session": session_id, "holder": holder}
+        f"session {session_id} is held by {who}{label}",
+        hint=None if busy.turn_id is not None else f"wait for its end: lash wait {session_id}",  # nothing to cancel
+        details={"session": session_id, "holder": holder},
     )
 
 

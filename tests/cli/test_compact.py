@@ -82,9 +82,14 @@ def test_an_interrupted_compaction_leaves_the_session_as_it_was(lash, home, tmp_
         busy = lash("turn", "s", "hi", "-o", "json")
         while busy.code == 0:  # the model is not asked yet
             busy = lash("turn", "s", "hi", "-o", "json")
+        beside = lash("compact", "s", "-o", "json")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (busy.code, busy.error["code"]) == (75, "session_execution_busy")
+    hints = [refused.error["hint"] for refused in (busy, beside)]
+    assert hints == ["wait for it with --if-busy wait=30s", "wait for its end: lash wait s"], (
+        "there is no turn to cancel"
+    )
     assert (process.returncode, out) == (130, b"")
     assert b"SIGINT" in err
     assert SUMMARY not in said(lash)
