@@ -21,6 +21,7 @@ from prompt_toolkit.layout import (
 )
 from prompt_toolkit.layout.menus import CompletionsMenu
 from prompt_toolkit.layout.processors import BeforeInput, HighlightIncrementalSearchProcessor
+from prompt_toolkit.layout.screen import Char
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets import SearchToolbar
 
@@ -31,6 +32,9 @@ from lash_cli.views.tables import truncate
 
 if TYPE_CHECKING:
     from lash_cli.repl.terminal import PromptFace
+
+# What reorders the text around it, or ends its line. prompt_toolkit shows control characters as such, but not these.
+_MARKS = (0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))
 
 Fragments = Callable[[], list[tuple[str, str]]]
 
@@ -54,7 +58,8 @@ def chat_style() -> Style:
 
 
 def chat_layout(face: PromptFace) -> Layout:
-    """The layout of a face."""
+    """The layout of a face. Has this process show every mark that it would not draw as a character."""
+    Char.display_mappings.update({chr(mark): safe_line(chr(mark)) for mark in _MARKS})
     search = SearchToolbar()
     prompt = Window(
         BufferControl(

@@ -246,6 +246,17 @@ def test_no_escape_of_a_model_reaches_the_terminal(chat) -> None:
     assert b"\x1b]0;owned" not in one.written
 
 
+def test_a_mark_that_reorders_text_is_seen_in_the_draft_and_sent_as_it_is(chat) -> None:
+    one = chat()
+    one.press("\x1b[200~left \u202eright\u2066\x1b[201~")
+    one.wait_for(f"{PROMPT} left \\u202eright\\u2066")
+    one.press("\r")
+    one.wait_for("You said: left")
+    one.wait_for("│ idle")
+    assert "\u202e".encode() not in one.written
+    assert one.users() == ["left \u202eright\u2066"]
+
+
 def test_what_a_tool_said_is_shown_on_demand_and_more_of_it_on_more(chat, home: Path) -> None:
     (home.parent / "long.txt").write_text("".join(f"row {number}\n" for number in range(60)))
     one = chat()
