@@ -195,7 +195,7 @@ class WorkSearch:
         self._remembered(session_id).shares = self._shares
 
     def postpone(self, session_id: str) -> int | None:
-        """Let a session rest after a pass that came to nothing; for how many milliseconds, None when it has had all
+        """Let a session rest after a pass that failed; for how many milliseconds, None when it has had all
         its attempts and was set aside."""
         seen = self._remembered(session_id)
         seen.attempts += 1
@@ -207,8 +207,8 @@ class WorkSearch:
         return round(rest_s * 1000)
 
     def was_overtaken(self, session_id: str) -> None:
-        """Let a session rest whose lane somebody else took first: however often that happens in a row, it is no failure
-        of anybody."""
+        """Let a session rest whose lane, or whatever a look saw, somebody else took first: however often that happens in
+        a row, it is no failure of anybody."""
         seen = self._remembered(session_id)
         seen.overtaken += 1
         seen.not_before = self._clock.monotonic() + backoff_s(seen.overtaken)

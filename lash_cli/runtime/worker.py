@@ -282,10 +282,8 @@ class QueueWorker:
             finally:
                 self._passes_under_way -= 1
             if not output.turns and not output.commands:
-                if output.idle == "lane_busy":
+                if number == 0 or output.idle == "lane_busy":  # else it is the end of the queue
                     self._search.was_overtaken(session_id)
-                elif number == 0:  # what a look saw was not there; after a turn it is the end of the queue
-                    self._search.postpone(session_id)
                 return
             self._search.progressed(session_id)
             self._worked[session_id] = None

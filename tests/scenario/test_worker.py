@@ -16,7 +16,7 @@ from lash_cli.api import LashCore, LeaseTimings, QueueWorker, Stopped, WorkOptio
 from lash_cli.core.lease import LeaseOwnerIdentity, LocalProcess
 from lash_cli.errors import ConfigError, NotFoundError, QueueHeld, SessionClosed, SessionDeleted, StoreLocked
 from lash_cli.runtime.demand import MAX_ATTEMPTS
-from lash_cli.runtime.requests import TurnOutput
+from lash_cli.runtime.requests import DrainReason, TurnOutput
 from lash_cli.runtime.work_events import (
     ActivityShown,
     HeldAfterFailure,
@@ -469,8 +469,10 @@ async def test_a_lane_that_stays_busy_too_long_is_left_to_its_holder(make_core) 
     await running
 
 
-async def test_a_lane_that_others_are_always_faster_to_take_is_never_given_up(make_core) -> None:
-    """Each look finds the lane free, between two turns of somebody else, and each pass finds it taken."""
+@pytest.mark.parametrize("idle", ["lane_busy", "empty"])
+async def test_a_session_that_others_are_always_faster_to_serve_is_never_given_up(make_core, idle: DrainReason) -> None:
+    """Each look finds the lane free and something to do, between two turns of somebody else, and each pass finds the
+    lane taken, or that it was done."""
     core = make_core(answering())
     await sessions(core, S)
     await core.queue(S).enqueue("hello")
@@ -489,7 +491,7 @@ async def test_a_lane_that_others_are_always_faster_to_take_is_never_given_up(ma
             nonlocal lost
             if lost < 2 * MAX_ATTEMPTS:
                 lost += 1
-                return TurnOutput(None, idle="lane_busy")
+                return TurnOutput(None, idle=idle)
             return await self._session.drain_once(sink)
 
     report = await QueueWorker(core.store, Skipping(), open_one, WorkOptions(until_empty=True)).run()
