@@ -207,8 +207,8 @@ class WorkSearch:
         return round(rest_s * 1000)
 
     def was_overtaken(self, session_id: str) -> None:
-        """Let a session rest whose lane, or whatever a look saw, somebody else took first: however often that happens in
-        a row, it is no failure of anybody."""
+        """Let a session rest whose lane, or whatever a look saw, somebody else took first: however often that happens
+        in a row, it is no failure of anybody."""
         seen = self._remembered(session_id)
         seen.overtaken += 1
         seen.not_before = self._clock.monotonic() + backoff_s(seen.overtaken)
