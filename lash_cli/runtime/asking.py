@@ -73,9 +73,6 @@ async def _called(caller: ModelCaller, request: LlmRequest, heard: _Heard, cance
     try:
         answer: object = await caller.call(request, sink=heard.take, cancel=cancel)
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
         return _panicked(request, "cancelled itself", heard)
     try:
         return kept_result(answer)

@@ -221,9 +221,6 @@ class _Compaction:
             except LashError:
                 raise
             except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
                 raise plugin_failed(plugin, COMPACT_FAILED, error) from None
             except Exception as error:
                 raise plugin_failed(plugin, COMPACT_FAILED, error) from error

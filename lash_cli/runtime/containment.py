@@ -64,9 +64,6 @@ async def contained(
             return _panicked(call.tool_name, f"TypeError: it answered {type(output).__name__}, no ToolCallOutput")
         return kept_output(call.tool_name, output)
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
         return _panicked(call.tool_name, "CancelledError: the tool cancelled itself")
     except Exception as error:
         if is_strict:
@@ -91,9 +88,6 @@ async def prepared(
         if answer is not call and has_non_number(answer):
             return _panicked(call.tool_name, "ValueError: it was readied with NaN or Infinity, which JSON cannot hold")
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
         return _panicked(call.tool_name, "CancelledError: its preparation cancelled itself")
     except Exception as error:
         if is_strict:

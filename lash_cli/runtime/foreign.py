@@ -1,7 +1,8 @@
 """Waiting for code that is not ours: as long as its turn wants it, and not much longer (contract 05 §3.4, §3.5).
 
 A tool that is cancelled has a grace; one that goes on all the same is cut off.
-It may run to its end, but what it answers, raises or shows reaches nobody.
+It may run to its end, but what it answers, raises or shows reaches nobody. So
+where a cancellation does reach somebody, the code has cancelled itself.
 """
 
 from __future__ import annotations

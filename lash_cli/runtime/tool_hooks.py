@@ -320,9 +320,6 @@ class CallHooks:
             try:
                 return read(await ask())
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
                 raise _Failed("it cancelled itself") from None
             except Exception as error:
                 if self._turn.is_strict:
