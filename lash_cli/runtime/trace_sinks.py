@@ -33,9 +33,9 @@ class JsonlTraceSink:
     §9)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the same file, wherever the program goes to
         self._descriptor: int | None = None
-        self._is_file = False
+        self._place: tuple[int, int] | None = None  # device and inode, if it is a file
         self._is_torn = False
 
     def open(self) -> None:
@@ -48,13 +48,16 @@ class JsonlTraceSink:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
             self._descriptor = os.open(self.path, flags, FILE_MODE)
             status = os.fstat(self._descriptor)
-            self._is_file = stat.S_ISREG(status.st_mode)
+            self._place = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
             self._is_torn = is_readable and _ends_within_a_line(self._descriptor, self.path)
-            if self._is_file and status.st_mode & SHARED_BITS:
+            if self._place is not None and status.st_mode & SHARED_BITS:
                 _log.warning("others can read the trace %s; it holds prompts and tool results: chmod 600", self.path)
 
     def append(self, record: TraceRecord) -> None:
-        """Write the record's line with a single system call; raises `OSError` when it was not written whole."""
+        """Write the record's line with a single system call; raises `OSError` when it was not written whole. A file
+        that was moved away or removed meanwhile is made anew."""
+        if self._place is not None and self._place != _place_of(self.path):
+            self.close()
         self.open()
         assert self._descriptor is not None
         # A line that a full disk or a kill cut short, here or in another process, is ended first, so that it does not
@@ -68,14 +71,14 @@ class JsonlTraceSink:
     def flush(self) -> None:
         """Sync the file to the disk; of a pipe or a device nothing is on one. A file that was never written to is not
         created."""
-        if self._descriptor is not None and self._is_file:
+        if self._descriptor is not None and self._place is not None:
             os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Close the file; the next record opens it again."""
         if self._descriptor is not None:
             os.close(self._descriptor)
-            self._descriptor = None
+            self._descriptor = self._place = None
 
 
 class StderrTraceSink:
@@ -139,6 +142,15 @@ class TeeTraceSink:
                 _log.log(level, "trace sink %s failed to %s: %s", type(sink).__name__, what, error)
         if first is not None:
             raise first
+
+
+def _place_of(path: Path) -> tuple[int, int] | None:
+    """Device and inode of what has this name now; None for nothing."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _require_trace(path: Path) -> bool:

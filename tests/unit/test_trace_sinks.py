@@ -98,6 +98,37 @@ def test_a_record_can_be_read_before_any_flush_and_later_ones_follow_it(tmp_path
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["0", "1"]
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_trace_that_was_moved_away_or_removed_goes_on_under_its_name(tmp_path: Path, is_kept: bool) -> None:
+    path, moved = tmp_path / "t.jsonl", tmp_path / "t.jsonl.1"
+    sink = JsonlTraceSink(path)
+    sink.append(record(1))
+    path.rename(moved)
+    if not is_kept:
+        moved.unlink()
+    sink.append(record(2))
+    sink.append(record(3))
+    sink.close()
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["2", "3"]
+    assert mode(path) == 0o600
+    if is_kept:
+        assert [json.loads(line)["id"] for line in moved.read_text().splitlines()] == ["1"]
+
+
+def test_a_trace_stays_where_it_began_when_its_program_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    sink = JsonlTraceSink("t.jsonl")
+    sink.append(record(1))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    sink.append(record(2))
+    sink.close()
+    assert len((tmp_path / "t.jsonl").read_text().splitlines()) == 2
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
 def test_every_record_is_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[bytes] = []
     sink = JsonlTraceSink(tmp_path / "t.jsonl")
