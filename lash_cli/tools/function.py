@@ -221,8 +221,8 @@ def tool(
     answers, which itself runs in a thread. To fail so that the model reads why, raise `ToolFault`; any other exception
     is a failure (`tool_panicked`) of which the model reads the type and the text.
 
-    `name` is what the model calls: every provider takes up to 64 of `A-Za-z0-9_-`, and OpenAI and Anthropic refuse any
-    turn that offers another one. `tool_id`, the name unless given, is what a session remembers. `description` is the
+    `name` is what the model calls: every provider takes up to 64 of `A-Za-z0-9_-`, and one such as OpenAI refuses any
+    turn that offers `a.b`. `tool_id`, the name unless given, is what a session remembers. `description` is the
     first paragraph of the docstring unless given. `retry` says whether a further attempt is made when one fails with
     `RetryHint("safe")`, or was cut off by a crash: `NeverRetry()` (the default), `SafeRetry(attempts)` or
     `IdempotentRetry(attempts)`. `approval` is the class that the core's approval policy judges. `timeout_s` limits one
