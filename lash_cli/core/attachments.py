@@ -20,8 +20,8 @@ _MEDIA_TYPE: Final = rf"{_TOKEN}/{_TOKEN}"
 
 
 class AttachmentPolicy(Record):
-    """The default allows bytes, stored ones, web addresses and files of providers; `max_bytes` limits one of them
-    (contract 06 §7)."""
+    """The default allows bytes, stored ones, web addresses and files of providers; `max_bytes` limits one of them, and
+    only text may be empty (contract 06 §7)."""
 
     allows_urls: bool = True
     url_schemes: tuple[str, ...] = ("https", "http")
@@ -44,6 +44,11 @@ class AttachmentPolicy(Record):
                 return "files of providers are not allowed here"
             case Inline(data=data) if len(data) > self.max_bytes:
                 return f"an attachment of {len(data)} bytes is larger than {self.max_bytes}"
+            case Inline(media_type=media_type, data=data) if not data:
+                from lash_cli.core.media import is_text  # start-up never needs it
+
+                # No provider takes it, and in the transcript it would stop every later turn too.
+                return None if is_text(media_type) else f"an attachment of type {media_type} is empty"
         return None
 
     def check(self, source: AttachmentSource) -> None:

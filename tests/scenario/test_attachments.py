@@ -190,6 +190,20 @@ async def test_bytes_beyond_the_limit_are_refused_and_nothing_is_written(make_co
     assert await core.store.inputs("s1", pending_only=False) == ()
 
 
+async def test_a_picture_without_bytes_is_refused_and_nothing_is_written_but_a_text_may_be_empty(make_core) -> None:
+    def empty(media_type: str) -> TurnInput:
+        return TurnInput((TextItem("look"), AttachmentItem(Inline(media_type, b""))))
+
+    core = make_core(ScriptedCaller([text("there is nothing")]))
+    async with await core.open_session("s1") as session:
+        for submit in (session.enqueue, lambda given: session.turn(given).run()):
+            with pytest.raises(UsageError, match="image/png is empty"):
+                await submit(empty("image/png"))
+        assert await core.store.inputs("s1", pending_only=False) == ()
+        output = await session.turn(empty("text/plain")).run()
+    assert isinstance(output.result.outcome, Finished)
+
+
 async def test_bytes_without_a_media_type_are_invalid_input_with_and_without_a_store(make_core) -> None:
     unusable = TurnInput((TextItem("look"), AttachmentItem(Inline("cat.png", PNG))))
     caller = ScriptedCaller([])
