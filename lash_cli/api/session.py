@@ -28,7 +28,7 @@ from lash_cli.core.outcome import TurnAddress, TurnCancelReceipt
 from lash_cli.core.policy import SessionConfigPatch, SessionPolicy
 from lash_cli.core.pricing import CostLimit
 from lash_cli.core.protocols import EffectHost
-from lash_cli.core.usage import SessionUsageReport, TokenLedgerEntry, TokenUsage, merge_ledger
+from lash_cli.core.usage import SessionUsageReport, TokenLedgerEntry, TokenUsage
 from lash_cli.errors import (
     DirectCompletionError,
     LashError,
@@ -314,30 +314,31 @@ class LashSession(QueueVerbs):
         if not usage.total or request.model is None:
             return
         spent = (TokenLedgerEntry(request.caused_by or DIRECT_SOURCE, request.model.id, usage),)
-        is_begun = False
+        left: tuple[TokenLedgerEntry, ...] = spent
 
-        def begin(state: ResidentSession) -> Undo:
-            nonlocal is_begun
-            is_begun = True
+        def owe(state: ResidentSession) -> Undo:
+            # Once: from then on it is owed until it is known that a commit took it along.
+            nonlocal left
+            state.owe(left)
+            left = ()
             return _as_it_is(state)
 
         try:
-            await self._change(begin, spent)
+            await self._change(owe)
         except asyncio.CancelledError:
             # Who is stopped while another has the lock has booked nothing; behind that the commit is under way.
-            if not is_begun:
-                self._shared.state.owe(spent)
+            owe(self._shared.state)
             raise
         except LashError as error:
             # What was paid for is the caller's: an answer is not given up for a lane that somebody else has.
             if not is_refused(error):
                 raise
             if self._shared.is_gone:
-                await self._book_late(spent)
+                await self._book_late(spent, owe)
             else:
-                self._shared.state.owe(spent)
+                owe(self._shared.state)
 
-    async def _book_late(self, spent: tuple[TokenLedgerEntry, ...]) -> None:
+    async def _book_late(self, spent: tuple[TokenLedgerEntry, ...], owe: Callable[[ResidentSession], Undo]) -> None:
         """Book what was under way when the session was closed; where that fails nobody is left to book it, and the
         log says so."""
         state = self._shared.state
@@ -345,7 +346,7 @@ class LashSession(QueueVerbs):
             return
         try:
             async with self._shared.lock:
-                await self._core._beside_driver(state.session_id, lambda: self._commit_change(state, _as_it_is, spent))
+                await self._core._beside_driver(state.session_id, lambda: self._commit_change(state, owe))
         except LashError as error:
             costs = ", ".join(f"{entry.usage.total} tokens more ({entry.source})" for entry in spent)
             _log.warning(
@@ -394,32 +395,29 @@ class LashSession(QueueVerbs):
     async def _change(
         self,
         change: Callable[[ResidentSession], Undo | None],
-        usage: tuple[TokenLedgerEntry, ...] = (),
         *,
         is_for_finished: bool = False,
     ) -> None:
-        """Apply a change to the newest head and commit it, with what it cost, before returning (design D19). A commit
-        that was begun is seen through although the task is cancelled: memory has what the store has.
+        """Apply a change to the newest head and commit it before returning (design D19). A commit that was begun is
+        seen through although the task is cancelled: memory has what the store has.
 
         `change` returns how to take it back, or None when it changed nothing. With `is_for_finished` it is refused
         while a turn that was cut off is not finished.
         """
         if self._core.host.store is not None:
-            commit = partial(self._commit_change, change=change, usage=usage, is_for_finished=is_for_finished)
+            commit = partial(self._commit_change, change=change, is_for_finished=is_for_finished)
             await self._alone(commit)
             return
         async with self._shared.lock:
             if change(self._state) is not None:
                 from lash_cli.runtime.ephemeral import publish_change
 
-                self._state.ledger = merge_ledger((*self._state.ledger, *usage))
                 publish_change(self._state)
 
     async def _commit_change(
         self,
         state: ResidentSession,
         change: Callable[[ResidentSession], Undo | None],
-        usage: tuple[TokenLedgerEntry, ...] = (),
         *,
         is_for_finished: bool = False,
     ) -> None:
@@ -432,7 +430,7 @@ class LashSession(QueueVerbs):
                 await require_finished(host.store, state.session_id)
             undo = change(state)
             if undo is not None:
-                await seen_through(self._commit_changed(host.store, fence, state, undo, usage))
+                await seen_through(self._commit_changed(host.store, fence, state, undo))
 
     async def _commit_changed(
         self,
@@ -440,11 +438,10 @@ class LashSession(QueueVerbs):
         fence: LeaseFence,
         state: ResidentSession,
         undo: Undo,
-        usage: tuple[TokenLedgerEntry, ...],
     ) -> None:
         """Commit what was changed and take over what that established, or have it as it was."""
         try:
-            commit = state.commit(fence=fence, now_ms=self._core.host.clock.now_ms(), usage_deltas=usage)
+            commit = state.commit(fence=fence, now_ms=self._core.host.clock.now_ms())
         except BaseException:
             undo()
             raise

@@ -147,6 +147,19 @@ async def test_a_cost_that_went_along_with_a_commit_of_unknown_outcome_is_booked
 
 
 @pytest.mark.parametrize("stands", [True, False], ids=["it stands", "it does not"])
+async def test_what_a_completion_cost_is_booked_once_also_where_its_own_commit_is_of_unknown_outcome(
+    make_core, monkeypatch, stands: bool
+) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("title"), text("two")]))
+    session = await core.open_session(S)
+    await session.turn("a").run()
+    with commits_of_unknown_outcome(core, monkeypatch, stands):
+        await session.direct_completion(asking())
+    await session.turn("b").run()
+    assert spent(session) == await stored(core) == {"turn": 30, "direct": 15}
+
+
+@pytest.mark.parametrize("stands", [True, False], ids=["it stands", "it does not"])
 async def test_a_cost_in_doubt_is_booked_once_also_where_somebody_else_has_committed_since(
     make_core, monkeypatch, stands: bool
 ) -> None:
@@ -343,7 +356,7 @@ async def test_a_fresh_start_goes_on_counting_what_was_spent_before(make_core) -
 
 
 class Stumbling(RollingHistory):
-    """A compactor that asks the model and then fails, or makes what no frame can begin with, or is stopped."""
+    """A compactor that asks the model and then fails, or makes what no frame can begin with, or cancels itself."""
 
     def __init__(self, way: str) -> None:
         self.way = way
@@ -368,7 +381,7 @@ GIST = [text("one"), text("two"), text("gist", tokens=(70, 7)), text("three")]
 
 @pytest.mark.parametrize(
     ("way", "raised"),
-    [("fails", LashRuntimeError), ("unfit", ConflictError), ("stopped", asyncio.CancelledError)],
+    [("fails", LashRuntimeError), ("unfit", ConflictError), ("stopped", LashRuntimeError)],
 )
 @pytest.mark.parametrize("has_store", [True, False])
 async def test_a_compaction_that_fails_after_it_asked_is_paid_for(make_core, way: str, raised, has_store: bool) -> None:
@@ -383,7 +396,7 @@ async def test_a_compaction_that_fails_after_it_asked_is_paid_for(make_core, way
             await session.admin().compact_context()
         assert spent(session) == {"turn": 30, "compaction": 77}
         assert len(session.read_view().frames) == 1
-        if has_store and way != "stopped":
+        if has_store:
             assert await stored(core) == spent(session)
         plugin.way = "well"
         await session.turn("c").run()
