@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import NamedTuple, cast
 
 from lash_cli import umask
@@ -53,9 +55,12 @@ async def at_terminal(command: Sequence[str], over: asyncio.Event) -> int:
     it is told to end, and killed when it does not. Raises `LashRuntimeError` (`command_not_started`)."""
     process = await _started(command)
     waits = [asyncio.ensure_future(wait) for wait in (process.wait(), over.wait())]
+    # Ctrl-\ is for who has the terminal, too.
+    on_quit = signal.signal(signal.SIGQUIT, _nothing)
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        signal.signal(signal.SIGQUIT, on_quit)
         for wait in waits:
             wait.cancel()
         if process.returncode is None:
@@ -67,6 +72,10 @@ async def at_terminal(command: Sequence[str], over: asyncio.Event) -> int:
                 process.kill()
                 await process.wait()
     return cast("int", process.returncode)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """What a signal does that is for somebody else."""
 
 
 async def _started(

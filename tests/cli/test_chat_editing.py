@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import os
 import re
+import signal
 import sys
 from pathlib import Path
+
+import pytest
 
 PROMPT = "fjord ❯"
 
@@ -213,6 +216,18 @@ def test_the_editor_gets_the_draft_and_one_that_fails_leaves_it(chat, tmp_path: 
     one.press("\x07")
     one.wait_for("ended with status 3; the draft is unchanged")
     one.wait_for(f"{PROMPT} some words and more")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, -2), (signal.SIGQUIT, -3)])
+def test_what_ends_a_program_at_the_terminal_does_not_end_the_chat(chat, tmp_path: Path, number, status) -> None:
+    one = chat()
+    begun = tmp_path / "begun"
+    one.press(f"!touch {begun}; exec sleep 600\r")
+    one.wait_until(begun.exists)
+    os.killpg(one.process.pid, number)  # as the terminal does for Ctrl-C and for Ctrl-\
+    one.wait_for(f"ended with status {status}")
+    one.press("hello\r")
+    one.wait_for("You said: hello")
 
 
 def test_vi_leaves_insert_mode_with_esc_and_cancels_with_the_next(chat, gate) -> None:
