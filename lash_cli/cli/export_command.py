@@ -24,7 +24,7 @@ from lash_cli.cli.out_files import check_writable, is_stream, require_name, writ
 from lash_cli.cli.output import emit_one, safe, say, warn, write
 from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import no_session_yet, read_session_row, reading_store, run_inline
-from lash_cli.core.archive import SessionArchive, cut_off_count
+from lash_cli.core.archive import SessionArchive, cut_off_count, unsound_refs
 from lash_cli.errors import UsageError
 from lash_cli.paths import taken_file
 from lash_cli.store.base import SessionRow
@@ -63,6 +63,12 @@ def command(
         content = exported(archives, Choice(chosen, is_redacted), SystemClock().now_ms())
     _say_what_is_missing(rows, chosen)
     for archive in archives:
+        damaged = len(unsound_refs(archive)) if chosen == "json" else 0
+        if damaged:
+            what = "1 attachment" if damaged == 1 else f"{damaged} attachments"
+            warn(
+                f"{archive.name}: the bytes of {what} are damaged, and nothing can import it without them; see lash db check"
+            )
         kept = "beside the session in the file, and never imported" if chosen == "json" else "not exported"
         warn_of_cut_off(archive.name, cut_off_count(archive), kept)
     _say_redaction(chosen, is_redacted)

@@ -141,6 +141,16 @@ def stored_refs(archive: SessionArchive) -> set[str]:
     return (set() if archive.head is None else refs_of(archive.head.nodes)) | input_refs(archive.inputs)
 
 
+def unsound_refs(archive: SessionArchive) -> set[str]:
+    """References of the attachments whose bytes are missing, and of those that are others: nothing can import it."""
+    given = {attachment.attachment_ref: attachment.data for attachment in archive.attachments}
+    return {
+        ref
+        for ref in stored_refs(archive) | given.keys()
+        if (data := given.get(ref)) is None or ref != f"sha256:{sha256_hex(data)}"
+    }
+
+
 def input_refs(inputs: tuple[ArchivedInput, ...]) -> set[str]:
     """References of the stored attachments that `inputs` bring."""
     return {

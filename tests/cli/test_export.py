@@ -3,9 +3,11 @@ of ours changes anything."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import stat
 import threading
 from collections.abc import Iterator
@@ -304,6 +306,21 @@ def test_a_file_that_cannot_be_read_says_how_one_is_made(lash: Any, home: Path, 
     done = lash("import", name, "-o", "json")
     assert (done.code, done.out) == (status, "") and "lash export" in done.error["hint"]
     assert not home.exists()
+
+
+@pytest.mark.parametrize("damage", ["DELETE FROM blobs", "UPDATE blobs SET content = x'00'"])
+def test_an_export_that_nothing_can_import_for_want_of_bytes_says_so(
+    lash: Any, home: Path, tmp_path: Path, damage: str
+) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    lash("open", "s", "--name", "notes")
+    lash("turn", "s", "look", "--attach", str(tmp_path / "a.png"))
+    with contextlib.closing(sqlite3.connect(home / "lash.db", isolation_level=None)) as connection:
+        connection.execute(f"{damage} WHERE length(content) = {len(PNG)}")
+    done = lash("export", "s", "--as", "json")
+    assert done.code == 0
+    assert "warning: notes: the bytes of 1 attachment are damaged, and nothing can import it without" in done.err
+    assert "damaged" not in lash("export", "s", "--as", "md").err
 
 
 def test_what_is_not_exported_is_warned_of(lash: Any, home: Path) -> None:
