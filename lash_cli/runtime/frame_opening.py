@@ -18,8 +18,8 @@ from lash_cli.core.frames import AgentFrame, open_frame
 from lash_cli.core.graph import CausalRef, NodePayload, SessionNode, messages_on
 from lash_cli.core.lease import LeaseFence, LeaseOwnerIdentity
 from lash_cli.core.observation import AgentFrameSwitched
-from lash_cli.core.usage import TokenLedgerEntry, merge_ledger
-from lash_cli.errors import ConflictError, LashError
+from lash_cli.core.usage import TokenLedgerEntry
+from lash_cli.errors import ConflictError
 from lash_cli.runtime.attachments import kept_payloads
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ending import seen_through
@@ -28,7 +28,7 @@ from lash_cli.runtime.frames import NODES_CODE, first_nodes, readable_nodes
 from lash_cli.runtime.history import require_movable
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import LaneGuard, claimed_lane
-from lash_cli.runtime.session import ResidentSession, is_refused
+from lash_cli.runtime.session import ResidentSession
 from lash_cli.store.base import RuntimePersistence
 
 
@@ -89,14 +89,14 @@ async def commit_frame(
 ) -> None:
     """Write a planned frame and what it cost, and go on in it; with a plan that opens nothing, only the cost.
 
-    The lane of `fence` stays held. How full the new frame is is unknown until the next model call. What a refused
-    commit should have booked is owed.
+    The lane of `fence` stays held. How full the new frame is is unknown until the next model call. What no
+    commit is known to have booked stays owed.
     """
+    session.owe(spent)
     state = session.turn_state
     if planned.is_new:
         state = state.elsewhere()
     if store is None or fence is None:
-        session.ledger = merge_ledger((*session.ledger, *spent))
         session.turn_state = state
         if planned.is_new:
             session.enter_frame(planned.frames, messages_on(planned.nodes))
@@ -107,13 +107,12 @@ async def commit_frame(
         now_ms=host.clock.now_ms(),
         nodes=planned.nodes,
         turn_state=state,
-        usage_deltas=spent,
         release_lease=False,
     )
     if planned.is_new:
         commit = msgspec.structs.replace(commit, frames=planned.frames)
     host.reach("before:frame")
-    await seen_through(_enter_committed(store, session, commit, planned, spent))
+    await seen_through(_enter_committed(store, session, commit, planned))
     host.reach("after:frame")
 
 
@@ -122,14 +121,8 @@ async def _enter_committed(
     session: ResidentSession,
     commit: RuntimeCommit,
     planned: PlannedFrame,
-    spent: tuple[TokenLedgerEntry, ...],
 ) -> None:
-    try:
-        await session.committed(store, commit)
-    except LashError as error:
-        if is_refused(error):
-            session.owe(spent)
-        raise
+    await session.committed(store, commit)
     if planned.is_new:
         session.enter_frame(planned.frames, messages_on(planned.nodes))
 
