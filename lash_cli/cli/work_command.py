@@ -22,16 +22,16 @@ from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
 from lash_cli.cli.failure import error_document, told_as
 from lash_cli.cli.following import watched_reader
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import emit_one, say
+from lash_cli.cli.output import emit_one, say, warn
 from lash_cli.cli.reading import has_database, present_row, run_async
-from lash_cli.cli.running import store_having, working_directory, writing_store
+from lash_cli.cli.running import own_directory, store_having, working_directory, writing_store
 from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.turn_command import approvals
 from lash_cli.cli.turn_cursors import TurnCursors
 from lash_cli.cli.turn_stream import OutputPump, StreamLines
 from lash_cli.cli.work_stream import WorkLines, WorkLog, report_document, report_text
 from lash_cli.core.activity import Committed, TurnActivity
-from lash_cli.errors import LashError, LashRuntimeError, PartialOutcomeError, UsageError
+from lash_cli.errors import ConfigError, LashError, LashRuntimeError, PartialOutcomeError, UsageError
 from lash_cli.runtime.work_events import ActivityShown, WorkEvent, WorkOptions, WorkReport
 from lash_cli.system import SystemClock, is_write_end, loses_reader
 from lash_cli.views.shell_words import shell_word
@@ -82,7 +82,8 @@ def command(
     """Drain queues: run what waits in sessions, in order, until told to stop.
 
     Any number of workers may run; each session is worked on by one at a time.
-    Held queues are left alone. SIGTERM or Ctrl-C lets running turns finish
+    Held queues are left alone, and by --all sessions whose directory is not there.
+    SIGTERM or Ctrl-C lets running turns finish
     within --grace and cancels them then; a second one leaves them to whoever
     works next. Exit status 8 means that a turn failed.
     """
@@ -126,6 +127,7 @@ class Work:
         self._plan = plan
         self._names: dict[str, str] = {}
         self._cores: dict[str, LashCore] = {}
+        self._displaced: set[str] = set()
         self._pump: OutputPump | None = None
         self._has_left = False
         self._is_stopping = asyncio.Event()
@@ -253,12 +255,30 @@ class Work:
         """A session where it belongs; store and providers are shared by all of them."""
         from lash_cli.core.policy import SessionSpec
 
-        core = self._core_at(working_directory(await self._meta(store, session_id)), store, providers)
+        core = self._core_at(self._directory_of(await self._meta(store, session_id)), store, providers)
         session = await core.open_session(session_id, spec=SessionSpec(inherit="stored"), create=False)
         try:
             yield session
         finally:
             session.close_handle()
+
+    def _directory_of(self, meta: SessionMeta) -> str:
+        """Where the tools of a session work: in its own directory, or here where it was named and that is not there.
+
+        Raises `ConfigError` (`session_directory_gone`) where nobody named it: what its tools would do here was meant
+        for another place.
+        """
+        directory = working_directory(meta)
+        if meta.cwd is None or own_directory(meta) is not None:
+            return directory
+        gone = f"the directory of session {meta.name}, {meta.cwd}, is not there"
+        if not self._plan.references:
+            hint = f"to have its tools work where you are: lash work {shell_word(meta.name)}"
+            raise ConfigError(gone, code="session_directory_gone", hint=hint, details={"session": meta.session_id})
+        if meta.session_id not in self._displaced:
+            self._displaced.add(meta.session_id)
+            warn(f"{gone}; its tools work in {directory}", code="session_directory_gone")
+        return directory
 
     def _core_at(self, directory: str, store: RuntimePersistence, providers: ConfiguredProviders) -> LashCore:
         """The core whose tools work in `directory`; making one costs as much as a turn, so each is kept."""

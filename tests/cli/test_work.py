@@ -77,6 +77,23 @@ def test_a_session_whose_provider_is_gone_is_told_with_the_way_to_it(world: Queu
     assert world.waiting("far") == ["x"]
 
 
+def test_no_tool_works_elsewhere_for_a_session_that_nobody_named_and_whose_directory_is_gone(
+    world: QueuedHome, tmp_path: Path
+) -> None:
+    its_own, here = tmp_path / "its-own", tmp_path / "here"
+    for directory in (its_own, here):
+        directory.mkdir()
+    world.lash("open", "placed", cwd=its_own)
+    world.lash("enqueue", "placed", '!tool exec_command {"cmd": "touch made"}')
+    its_own.rmdir()
+    options = ("--until-empty", "--approve", "execute=auto", "-o", "json")
+    refused = world.lash("work", "--all", *options, cwd=here)
+    assert (refused.code, refused.error["details"]["report"]["errors"]) == (8, 1)
+    assert str(its_own) in refused.err and not (here / "made").exists()
+    named = world.lash("work", "placed", *options, cwd=here)
+    assert named.json["turns"] == 1 and str(its_own) in named.err and (here / "made").exists()
+
+
 def test_once_is_one_pass_over_each_session(world: QueuedHome) -> None:
     world.add("text first")
     batch = world.add_task("!text task done")
