@@ -241,6 +241,11 @@ async def test_calls_all_numbered_zero_and_without_an_id_are_told_apart_by_their
     assert len(await told([first], [call_delta("", index=0, name="ls")])) == 1
 
 
+async def test_an_id_that_comes_behind_the_name_of_its_call_opens_none() -> None:
+    calls = await told([call_delta("", index=0, name="ls")], [call_delta("{}", index=0, id="a", name="ls")])
+    assert calls == [("a", "ls", "{}")]
+
+
 async def test_a_name_that_is_repeated_with_every_piece_opens_no_call() -> None:
     calls = await told([call_delta('{"x":', name="ls")], [call_delta("1}", name="ls")])
     assert [(name, said) for _, name, said in calls] == [("ls", '{"x":1}')]
