@@ -66,7 +66,7 @@ def command(
         damaged = len(unsound_refs(archive)) if chosen == "json" else 0
         if damaged:
             what = "1 attachment" if damaged == 1 else f"{damaged} attachments"
-            warn(f"{archive.name}: the bytes of {what} are damaged, and nothing can import it without; see lash db check")
+            warn(f"{archive.name}: the bytes of {what} are damaged, and nothing can import it without: lash db check")
         kept = "beside the session in the file, and never imported" if chosen == "json" else "not exported"
         warn_of_cut_off(archive.name, cut_off_count(archive), kept)
     _say_redaction(chosen, is_redacted)
