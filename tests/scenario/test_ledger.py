@@ -178,6 +178,28 @@ async def test_a_cost_in_doubt_is_booked_once_also_where_somebody_else_has_commi
     assert spent(session) == await stored(core) == {"turn": 45, "direct": 15}
 
 
+async def test_a_cost_that_went_along_with_a_refused_commit_is_not_taken_for_what_somebody_else_booked(
+    make_core, monkeypatch
+) -> None:
+    core = make_core(ScriptedCaller([text("one"), text("title"), text("two")]))
+    session = await core.open_session(S)
+    await session.turn("a").run()
+    fence = await held_by_somebody(core)
+    await session.direct_completion(asking())
+    await core.store.release_lease(fence)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise StoreLocked("busy")
+
+    with monkeypatch.context() as refusing, pytest.raises(StoreLocked):
+        refusing.setattr(core.store, "commit_runtime_state", refuse)
+        await session.configure(SessionConfigPatch(max_turns=7))
+    other = await make_core(ScriptedCaller([text("title")])).open_session(S)
+    await other.direct_completion(asking())
+    await session.turn("b").run()
+    assert spent(session) == await stored(core) == {"turn": 30, "direct": 30}
+
+
 async def test_a_summary_that_came_too_late_is_paid_for_all_the_same(make_core) -> None:
     caller = ScriptedCaller([text("one"), text("two"), text("gist", tokens=(70, 7)), text("three")])
     core = make_core(caller)
