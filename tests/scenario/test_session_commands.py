@@ -17,7 +17,7 @@ from support.tools import NamedTools
 from lash_cli.api import FunctionToolProvider, LashCore, LashSession, ModelSpec, RefreshToolCatalog, ResetSession, tool
 from lash_cli.core.codec import to_builtins
 from lash_cli.core.queued_work import BatchState, command_draft
-from lash_cli.errors import LashRuntimeError, SessionClosed, SessionExecutionBusy, UsageError
+from lash_cli.errors import LashRuntimeError, SessionClosed, SessionExecutionBusy, StoreError, UsageError
 from lash_cli.store.base import ReadScope
 
 
@@ -457,6 +457,31 @@ async def test_a_crash_within_a_command_runs_it_again_and_once(make_core) -> Non
     await other.queued_turn().run()
     assert (await other.await_queued_work_batch(receipt.batch_id)).state is BatchState.COMPLETED
     assert list(other.read_view().messages) == []
+
+
+@pytest.mark.parametrize("stands", [True, False], ids=["committed", "not_committed"])
+async def test_a_command_whose_commit_is_of_unknown_outcome_is_no_failed_one_and_keeps_its_lane(
+    make_core, monkeypatch, stands: bool
+) -> None:
+    core = make_core(ScriptedCaller([text("old")]))
+    session = await core.open_session(S)
+    await session.turn("hello").run()
+    receipt = await session.commands().reset("start over", "k1")
+    commit = core.store.commit_runtime_state
+
+    async def unknown(*args, **options):
+        if stands:
+            await commit(*args, **options)
+        raise StoreError("the answer was lost")
+
+    monkeypatch.setattr(core.store, "commit_runtime_state", unknown)
+    with pytest.raises(StoreError):
+        await session.queued_turn().run()
+    monkeypatch.undo()
+    batch = await core.store.queued_work_batch(S, receipt.batch_id)
+    assert (batch.state, batch.attempts) == (BatchState.COMPLETED if stands else BatchState.PENDING, 0)
+    # Only the expiry frees it: nobody else may go on from a head that may change yet.
+    assert (await core.store.session_row(S)).lease.token is not None
 
 
 async def test_a_command_queued_during_a_turn_waits_for_its_commit(make_core) -> None:
