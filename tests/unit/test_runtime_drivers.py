@@ -233,6 +233,21 @@ async def test_a_lane_given_back_ends_the_rest_at_once(world, driver, clock) -> 
     assert world.ended == 1
 
 
+async def test_what_comes_in_meanwhile_does_not_shorten_the_rest_on_a_busy_lane(world, driver) -> None:
+    world.waiting["a"], world.busy = 1, {"a"}
+    driver.notify("a", "x")
+    await settle()
+    for _ in range(10):
+        world.waiting["a"] += 1
+        driver.notify("a", "queued_turn_input")
+        await settle()
+    assert world.looks["a"] == 1
+    world.busy.clear()
+    driver.notify("a", "turn_completed")
+    await driver.settled()
+    assert world.waiting["a"] == 0
+
+
 async def test_errors_that_pass_are_tried_eight_times_and_a_new_signal_arms_it_again(
     world, driver, clock, caplog
 ) -> None:
