@@ -18,6 +18,8 @@ async def end(task: asyncio.Task[Any], wait_s: float, log: logging.Logger, what:
     if task.done():
         _forget(task)  # what ends the program has left through the event loop, which then cancels who waited for it
         return
+    if task.get_loop().is_closed():
+        return  # nothing of it goes on, and who waited for it is being collected
     task.cancel()
     _stragglers.add(task)
     task.add_done_callback(_forget)

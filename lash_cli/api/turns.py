@@ -93,7 +93,10 @@ class TurnActivityFanout:
 def _tell(ended: asyncio.Future[None], work: object = None) -> None:
     """Wake who waits for `ended`, unless it was told before or waits no more."""
     if not ended.done():
-        ended.set_result(None)
+        try:
+            ended.set_result(None)
+        except RuntimeError:
+            return  # its loop was closed over it: nobody can wait there any more
 
 
 class TurnBuilder:

@@ -95,6 +95,7 @@ print("closed")
 def test_a_turn_that_went_with_its_loop_is_in_nobodys_way(tmp_path: Path, then: str, said: list[str]) -> None:
     ran = run(LEFT_BEHIND, tmp_path, then)
     assert ran.stdout.splitlines() == said, ran.stdout + ran.stderr
+    assert "Event loop is closed" not in ran.stderr
 
 
 # Nobody in this process need wait for the lease, which outlives the test: not another handle, not another core, and not
@@ -363,3 +364,11 @@ asyncio.run(go_on())
 def test_a_first_turn_that_went_with_its_loop_leaves_a_fresh_session_fresh(tmp_path: Path) -> None:
     ran = run(FRESH_LEFT_BEHIND, tmp_path)
     assert ran.stdout.splitlines() == ["new done"], ran.stdout + ran.stderr
+
+
+def test_whatever_a_loop_was_torn_down_over_is_finished_in_the_next_one_once(tmp_path: Path) -> None:
+    seeds = [str(seed) for seed in range(6)]
+    command = [sys.executable, "-m", "support.torn_loops", str(tmp_path), *seeds]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout + ran.stderr
