@@ -282,10 +282,11 @@ async def test_a_failing_command_changes_nothing_in_memory(make_core) -> None:
     class Refusing(ScriptedCaller):
         """Nothing is asked."""
 
-    core = make_core(Refusing([text("old")]))
+    core = make_core(Refusing([text("old")]), tools=[NamedTools(("t1", "one"), ("t2", "two"))])
     session = await core.open_session(S)
     await session.turn("hello").run()
-    before = session.read_view()
+    await session.tools().set_membership("one", False)
+    before, tools = session.read_view(), session.export_state().tool_state
     await session.commands().reset("start over", "k1")
     commit = core.store.commit_runtime_state
 
@@ -302,6 +303,7 @@ async def test_a_failing_command_changes_nothing_in_memory(make_core) -> None:
         before.frames,
         before.leaf_node_id,
     )
+    assert session.export_state().tool_state == tools
     assert not session._shared.state.is_dirty and not session._shared.state.replaces_graph
 
 
