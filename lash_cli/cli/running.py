@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lash_cli.tools.approval import Asker
 
 FILE_MARK = "@"
+DIRECTORY_GONE = "session_directory_gone"
 # Where somebody may be asked for a key each time it is fetched.
 _ASKING_SOURCES = ("cmd:", "keyring:")
 
@@ -220,8 +221,21 @@ def own_directory(meta: SessionMeta | None) -> str | None:
 
 
 def working_directory(meta: SessionMeta | None) -> str:
-    """Where the session's tools work: its own directory while that exists, else this one."""
-    return own_directory(meta) or current_directory()
+    """Where the session's tools work: its own directory while that exists, else this one, which is said on stderr."""
+    own = own_directory(meta)
+    if own is not None:
+        return own
+    here = current_directory()
+    if meta is not None and meta.cwd is not None:
+        from lash_cli.cli.output import warn_once
+
+        warn_once(f"{directory_gone(meta)}; its tools work in {here}", DIRECTORY_GONE)
+    return here
+
+
+def directory_gone(meta: SessionMeta) -> str:
+    """What is said of a session whose own directory is not there."""
+    return f"the directory of session {meta.name}, {meta.cwd}, is not there"
 
 
 def policy_options(*, model: str | None, provider: str | None, system: str | None) -> SessionSpec:

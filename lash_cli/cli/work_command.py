@@ -22,9 +22,16 @@ from lash_cli.cli.exit_status import CLOSED_STDOUT_EXIT
 from lash_cli.cli.failure import error_document, told_as
 from lash_cli.cli.following import watched_reader
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import emit_one, say, warn
+from lash_cli.cli.output import emit_one, say
 from lash_cli.cli.reading import has_database, present_row, run_async
-from lash_cli.cli.running import own_directory, store_having, working_directory, writing_store
+from lash_cli.cli.running import (
+    DIRECTORY_GONE,
+    directory_gone,
+    own_directory,
+    store_having,
+    working_directory,
+    writing_store,
+)
 from lash_cli.cli.signals import SignalState, interrupted_before, turn_signals
 from lash_cli.cli.turn_command import approvals
 from lash_cli.cli.turn_cursors import TurnCursors
@@ -127,7 +134,6 @@ class Work:
         self._plan = plan
         self._names: dict[str, str] = {}
         self._cores: dict[str, LashCore] = {}
-        self._displaced: set[str] = set()
         self._pump: OutputPump | None = None
         self._has_left = False
         self._is_stopping = asyncio.Event()
@@ -268,17 +274,11 @@ class Work:
         Raises `ConfigError` (`session_directory_gone`) where nobody named it: what its tools would do here was meant
         for another place.
         """
-        directory = working_directory(meta)
-        if meta.cwd is None or own_directory(meta) is not None:
-            return directory
-        gone = f"the directory of session {meta.name}, {meta.cwd}, is not there"
-        if not self._plan.references:
+        if meta.cwd is not None and own_directory(meta) is None and not self._plan.references:
             hint = f"to have its tools work where you are: lash work {shell_word(meta.name)}"
-            raise ConfigError(gone, code="session_directory_gone", hint=hint, details={"session": meta.session_id})
-        if meta.session_id not in self._displaced:
-            self._displaced.add(meta.session_id)
-            warn(f"{gone}; its tools work in {directory}", code="session_directory_gone")
-        return directory
+            details = {"session": meta.session_id}
+            raise ConfigError(directory_gone(meta), code=DIRECTORY_GONE, hint=hint, details=details)
+        return working_directory(meta)
 
     def _core_at(self, directory: str, store: RuntimePersistence, providers: ConfiguredProviders) -> LashCore:
         """The core whose tools work in `directory`; making one costs as much as a turn, so each is kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sqlite3
@@ -148,6 +149,21 @@ def test_every_file_is_private_under_a_permissive_umask(lash, home):
         for name in files:
             assert os.stat(os.path.join(root, name)).st_mode & 0o777 == 0o600, name
     assert home.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("verb", [("turn", "placed"), ("resume", "placed")])
+def test_that_tools_work_elsewhere_than_in_the_directory_of_their_session_is_said(lash, tmp_path, verb):
+    its_own, here = tmp_path / "its-own", tmp_path / "here"
+    for directory in (its_own, here):
+        directory.mkdir()
+    lash("open", "placed", cwd=its_own)
+    at_home = lash(*verb, "hi", "-o", "json", cwd=here)
+    assert (at_home.code, at_home.err) == (0, "")
+    its_own.rmdir()
+    elsewhere = lash(*verb, "hi", "-o", "json", cwd=here)
+    told = json.loads(elsewhere.err)
+    assert (elsewhere.code, told["kind"], told["code"]) == (0, "Warning", "session_directory_gone")
+    assert str(its_own) in told["message"] and str(here) in told["message"]
 
 
 def test_a_directory_that_was_removed_stops_only_what_needs_one(lash, home, tmp_path):
