@@ -54,7 +54,14 @@ from lash_cli.runtime.bells import BellRinger
 from lash_cli.runtime.demand import Standing, standing_of
 from lash_cli.runtime.drivers import Driver, QueueDriver
 from lash_cli.runtime.ending import seen_through
-from lash_cli.runtime.host import ANY_ATTACHMENT, CrashPoint, ProviderResolver, RuntimeHost, SingleProvider
+from lash_cli.runtime.host import (
+    ANY_ATTACHMENT,
+    CrashPoint,
+    ProviderResolver,
+    RuntimeHost,
+    SingleProvider,
+    require_collaborators,
+)
 from lash_cli.runtime.session import Dirty, ResidentSession
 from lash_cli.runtime.state import Residency, RuntimeSessionState, require_own
 from lash_cli.store.base import RuntimePersistence, SessionCreate, SessionMeta
@@ -155,13 +162,32 @@ class LashCore(SessionHistories):
         `ConfigError` with codes `missing_model_spec`, `missing_provider`,
         `durable_store_required:session_store`, `residency_unknown`, `plugin_registration` for two
         tools of one id or name and for hooks of one id or of another shape, or
-        `config_invalid` for both of what is given either way and for a provider, a store, a source of tools or a policy
-        that is none; and `UsageError` (`policy_invalid`) for what no session
+        `config_invalid` for both of what is given either way and for what has not what will be asked of it, such as a
+        provider, a source of tools or a plugin that is none; and `UsageError` (`policy_invalid`) for what no session
         could be opened under again.
         """
-        _require_collaborators(provider=provider, store=store, approval=approval)
-        for source in tools:
-            _require_collaborators(tools=source)
+        require_collaborators(
+            provider=provider,
+            providers=providers,
+            policy=policy,
+            store=store,
+            approval=approval,
+            effect_host=effect_host,
+            lease_timings=lease_timings,
+            clock=clock,
+            ids=ids,
+            crash_point=crash_point,
+            queue_driver=None if isinstance(queue_driver, str) else queue_driver,
+            tracer=tracer,
+            attachments=attachments,
+            builtins=builtins,
+        )
+        self._tools = tuple(tools)
+        plugins = _standard_context() if context is None else tuple(context)
+        for source in self._tools:
+            require_collaborators(tools=source)
+        for plugin in plugins:
+            require_collaborators(context=plugin)
         resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
         if resolver is None:
             raise ConfigError("a core needs a provider", code="missing_provider")
@@ -177,8 +203,7 @@ class LashCore(SessionHistories):
             policy = msgspec.structs.replace(policy, max_turns=max_turns)
         if prompt is not None:
             policy = msgspec.structs.replace(policy, prompt=prompt)
-        self._tools = tuple(tools)
-        if tools:
+        if self._tools:
             self._require_distinct_tools()
         clock = clock or SystemClock()
         ids = ids or SystemIds()
@@ -204,7 +229,7 @@ class LashCore(SessionHistories):
             tracer,
             attachments or ANY_ATTACHMENT,
             builtins,
-            _standard_context() if context is None else in_order(context),
+            in_order(plugins),
             strict,
             _tool_hooks(tool_hooks, tool_result_projector) if tool_hooks or tool_result_projector is not None else None,
         )
@@ -592,23 +617,6 @@ class LashCore(SessionHistories):
 
 
 #: What each collaborator has, and how one is made of what is most often given in its place.
-_COLLABORATORS = {
-    "provider": ("call", "it is made by provider('loopback'), or RetryingCaller(…) around a Provider of your own"),
-    "store": ("live", "it is made by SqliteStore.open(path)"),
-    "tools": ("manifests", "each of its members is a source of tools, such as FunctionToolProvider([function, …])"),
-    "approval": ("decide", "it is an object with the method decide of ApprovalPolicy"),
-}
-
-
-def _require_collaborators(**given: object) -> None:
-    """Raise `ConfigError` for what does not have what will be asked of it."""
-    for name, collaborator in given.items():
-        has, hint = _COLLABORATORS[name]
-        if collaborator is not None and not hasattr(collaborator, has):
-            said = f"{name} cannot be of the type {type(collaborator).__name__}"
-            raise ConfigError(said, hint=hint)
-
-
 def _tool_hooks(hooks: Sequence[ToolHook], projector: ToolResultProjector | None) -> ToolHookSet:
     from lash_cli.runtime.tool_hooks import tool_hook_set
 

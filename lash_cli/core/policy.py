@@ -333,8 +333,10 @@ def readable_policy(policy: SessionPolicy) -> SessionPolicy:
 
 def require_iterations(max_turns: object) -> None:
     """Raise `UsageError` (`policy_invalid`) for a limit under which no turn could ask a model."""
-    if isinstance(max_turns, int) and max_turns < 1:
-        raise UsageError(f"a turn needs at least one model iteration, not {max_turns}", code="policy_invalid")
+    # One that is no finite number would be stored as none.
+    if isinstance(max_turns, float) or (isinstance(max_turns, int) and max_turns < 1):
+        said = f"a turn needs at least one model iteration, and a whole number of them, not {max_turns}"
+        raise UsageError(said, code="policy_invalid")
 
 
 class SessionConfigPatch(PolicyChoice, frozen=True, kw_only=True):

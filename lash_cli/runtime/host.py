@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
@@ -15,7 +15,7 @@ from lash_cli.core.context import ContextPlugin
 from lash_cli.core.lease import LeaseTimings
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller
-from lash_cli.errors import LashError, ProviderMismatch
+from lash_cli.errors import ConfigError, LashError, ProviderMismatch
 from lash_cli.store.base import RuntimePersistence
 
 if TYPE_CHECKING:
@@ -129,3 +129,33 @@ class RuntimeHost(msgspec.Struct, frozen=True):
         """Tell a fault-injecting test where the turn is; nothing otherwise."""
         if self.crash_point is not None:
             self.crash_point(point)
+
+
+# What of each is asked for, and what it is.
+_COLLABORATORS: Final = {
+    "provider": ("call", "it is made by provider('loopback'), or RetryingCaller(…) around a Provider of your own"),
+    "store": ("live", "it is made by SqliteStore.open(path)"),
+    "tools": ("manifests", "each of its members is a source of tools, such as FunctionToolProvider([function, …])"),
+    "approval": ("decide", "it is an object with the method decide of ApprovalPolicy"),
+    "providers": ("resolve", "it is an object with the methods of ProviderResolver"),
+    "policy": ("provider_id", "it is a SessionPolicy(model, provider_id)"),
+    "effect_host": ("scoped", "it is an object with the methods of EffectHost"),
+    "lease_timings": ("renew_interval_ms", "it is LeaseTimings(ttl_ms, renew_interval_ms)"),
+    "clock": ("now_ms", "it is an object with the methods of Clock"),
+    "ids": ("token", "it is an object with the methods of Ids"),
+    "crash_point": ("__call__", "it is a function of the name of the point that was reached"),
+    "queue_driver": ("notify", "it is 'inline', 'none' or an object with the methods of Driver"),
+    "tracer": ("let_through", "it is a Tracer(sink)"),
+    "attachments": ("refusal", "it is an AttachmentPolicy(…)"),
+    "builtins": ("core_guidance", "it is PromptBuiltins(…)"),
+    "context": ("prepare_turn", "each of its members is an object with the methods of ContextPlugin"),
+}
+
+
+def require_collaborators(**given: object) -> None:
+    """Raise `ConfigError` for what does not have what will be asked of it."""
+    for name, collaborator in given.items():
+        has, hint = _COLLABORATORS[name]
+        if collaborator is not None and not hasattr(collaborator, has):
+            said = f"{name} cannot be of the type {type(collaborator).__name__}"
+            raise ConfigError(said, hint=hint)

@@ -54,6 +54,7 @@ from lash_cli.core.queued_work import (
     SlotPolicy,
 )
 from lash_cli.errors import (
+    ConfigError,
     ConflictError,
     InvalidQueuedWorkBatch,
     LashRuntimeError,
@@ -820,3 +821,28 @@ async def test_a_source_of_tools_that_cannot_be_closed_keeps_nothing_else_open(t
         await store.session_row(S)
     assert gone.value.code == "store_closed"
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("lash-")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("providers", "policy", "effect_host", "lease_timings", "clock", "ids", "crash_point"),
+        *("queue_driver", "tracer", "attachments", "builtins", "context"),
+    ],
+)
+async def test_what_has_not_what_a_core_asks_of_it_is_refused_by_name_when_the_core_is_built(name: str) -> None:
+    given: dict[str, Any] = {"provider": ScriptedCaller([]), "model": ModelSpec("m")}
+    given.pop({"providers": "provider", "policy": "model"}.get(name, ""), None)
+    with pytest.raises(ConfigError, match=f"{name} cannot be of the type object"):
+        LashCore(**{**given, name: [object()] if name == "context" else object()})
+
+
+@pytest.mark.parametrize("limit", [float("nan"), float("inf"), 2.5])
+async def test_a_limit_that_is_no_whole_number_is_refused_and_not_stored_as_none(make_core, limit: float) -> None:
+    core = make_core(ScriptedCaller([text("fine")]))
+    session = await core.open_session("s1")
+    with pytest.raises(UsageError, match="a whole number of them"):
+        await session.configure(SessionConfigPatch(max_turns=limit))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="a whole number of them"):
+        make_core(ScriptedCaller([]), max_turns=limit)
+    assert (await session.turn("go").run()).result.is_success
