@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from support.clock import ManualClock
+from support.clock import LIMIT_S, ManualClock
 
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseRow
 from lash_cli.runtime.work_events import WorkOptions
-from lash_cli.runtime.work_search import WorkSearch
+from lash_cli.runtime.work_search import LOOK_LIMIT, WorkSearch
 from lash_cli.store.queueing import SessionDemand
 
 S = "s"
@@ -24,6 +26,13 @@ class OneSession:
         self.available_at_ms: int | None = None
         self.is_held = False
         self._expires_at_ms = clock.now_ms() + LEASE_MS
+        self.pages = 0
+
+    async def sessions_with_demand(self, *, limit: int) -> tuple[SessionDemand, ...]:
+        """As many of its like as there is room for, the same on every page."""
+        self.pages += 1
+        await asyncio.sleep(0)
+        return tuple([await self.demand(str(number)) for number in range(limit)])
 
     async def demand(self, session_id: str) -> SessionDemand:
         held = LeaseRow(1, "token", LeaseOwnerIdentity("other", "1"), 0, self._expires_at_ms)
@@ -94,3 +103,18 @@ async def test_what_only_waits_for_its_time_is_looked_at_again_then(session, sea
     assert not look.is_out_of_date(clock)
     await clock.advance(1)
     assert look.is_out_of_date(clock) is not held
+
+
+async def test_a_look_over_all_ends_with_the_page_that_brings_nobody_new(session, clock) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        look = await WorkSearch(session, clock, WorkOptions(), ()).look(())
+    assert (session.pages, look.due, len(look.holders)) == (2, [], LOOK_LIMIT)
+
+
+async def test_what_was_found_due_a_while_ago_is_not_begun_any_more(session, clock) -> None:
+    session.is_busy = False
+    search = WorkSearch(session, clock, WorkOptions(), ())
+    await search.look(())
+    assert search.take(2) == ["0", "1"]
+    await clock.advance(1)
+    assert search.take(1) == []
