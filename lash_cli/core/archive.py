@@ -9,9 +9,10 @@ a turn was given waits in the archive, as it was not answered yet.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Literal
 
-from lash_cli.core.codec import Record, sha256_hex
+from lash_cli.core.codec import MAX_KEPT_DEPTH, Record, encode, is_nested_deeper, sha256_hex
 from lash_cli.core.commit import RuntimeCommitResult, TurnSummary
 from lash_cli.core.content import AttachmentItem, Stored, TurnInput
 from lash_cli.core.frames import AgentFrame, FrameStatus
@@ -30,6 +31,8 @@ _FORMAT_WITHOUT_CUT_OFF = 2
 LATEST_MS = 253_402_300_799_999
 # As many revisions or turns as no session has; more of them still have numbers of 64 bits.
 LATEST_COUNT = 1 << 62
+# What is kept and the records around it, with room for what was kept before that was bounded: it can still be shown.
+_MAX_DEPTH = MAX_KEPT_DEPTH * 3 // 2
 
 
 class ArchivedTurn(Record):
@@ -174,6 +177,7 @@ def check_archive(archive: SessionArchive) -> None:
     for moment_ms in _moments(archive):
         if moment_ms is not None and not 0 <= moment_ms <= LATEST_MS:
             raise invalid_archive(f"{moment_ms} ms is no moment before the year 10000")
+    _check_depth(archive)
     if archive.head is None:
         if archive.turns or archive.usage:
             raise invalid_archive("it has turns or costs, but nothing that was committed")
@@ -215,6 +219,18 @@ def _moments(archive: SessionArchive) -> Iterator[int | None]:
     if archive.head is not None:
         yield from (node.at_ms for node in archive.head.nodes)
         yield from (frame.created_at_ms for frame in archive.head.frames)
+
+
+def _check_depth(archive: SessionArchive) -> None:
+    """Nothing in it is nested deeper than can be shown: somebody must be able to read what anybody could write."""
+    nodes = () if archive.head is None else archive.head.nodes
+    for record in chain[SessionNode | ArchivedTurn | ArchivedInput](nodes, archive.turns, archive.inputs):
+        try:
+            is_too_deep = is_nested_deeper(encode(record), _MAX_DEPTH)
+        except RecursionError:
+            is_too_deep = True
+        if is_too_deep:
+            raise invalid_archive(f"something in it is nested deeper than {_MAX_DEPTH} levels")
 
 
 def _check_head(head: ArchivedHead) -> None:

@@ -189,6 +189,24 @@ def test_a_truncated_or_foreign_file_changes_nothing(lash: Any, home: Path, tmp_
     assert lash("ls", "-o", "json").json["items"] == []
 
 
+def test_what_is_nested_deeper_than_can_be_shown_is_not_imported(lash: Any, home: Path, tmp_path: Path) -> None:
+    prepare(home, OPEN)
+    lash("turn", "s", "!text one")
+    whole = exported(lash, tmp_path / "s.json")
+    lash("rm", "s", "--yes")
+    part = whole["sessions"][0]["head"]["nodes"][1]["payload"]["message"]["parts"][0]
+    part["response_meta"] = {"deep": "HERE"}
+    text = json.dumps({**whole, "sessions": [{**whole["sessions"][0], "session_id": "deep", "name": "deep"}]})
+    file = tmp_path / "deep.json"
+    file.write_text(text.replace('"HERE"', "[" * 370 + "]" * 370))
+    assert lash("import", str(file)).code == 0
+    assert lash("log", "deep", "-o", "json").code == lash("turn", "deep", "hi").code == 0
+    file.write_text(text.replace('"HERE"', "[" * 500 + "]" * 500))
+    done = lash("import", str(file), "--id", "deeper", "-o", "json")
+    assert (done.code, done.out, done.error["code"]) == (2, "", "archive_invalid")
+    assert "384 levels" in done.error["message"]
+
+
 def test_texts_are_redacted_but_for_json_and_what_was_done_is_said(lash: Any, home: Path, tmp_path: Path) -> None:
     prepare(home, OPEN)
     lash("turn", "s", f"my key is {KEY}\n!text I will not repeat {KEY}")
