@@ -20,6 +20,8 @@ from lash_cli.errors import ConfigError, ConflictError, LashError, LashRuntimeEr
 PRIVATE_DIRECTORY_MODE = 0o700
 PRIVATE_FILE_MODE = 0o600
 _GIVEN_PLACES = ("/dev/fd", "/proc/self/fd")
+# A descriptor may lead to a regular file, which belongs to whoever opened it.
+_STREAM_PLACES = ("/dev", "/dev/fd")
 # Why a file cannot be written: there can be none of that name, this user may not, or nothing more fits.
 _NO_PLACE = frozenset(
     (
@@ -251,6 +253,18 @@ def readable_hint(path: str | os.PathLike[str]) -> str | None:
     if owner != os.geteuid():
         return f"it belongs to somebody else: {elsewhere}"
     return f"make it readable for you: chmod u+rw {shlex.quote(name)}"
+
+
+def is_stream(path: str) -> bool:
+    """Whether `path` is something to write to rather than a file to make or replace. Raises as `absolute`."""
+    directory = os.path.dirname(absolute(path))
+    if directory in _STREAM_PLACES or directory.startswith("/proc/"):
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def shared_bits(path: str) -> int:

@@ -15,12 +15,12 @@ import stat
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lash_cli.cli.out_files import check_writable, is_stream
+from lash_cli.cli.out_files import check_writable
 from lash_cli.cli.tail_stream import JsonTail, observed_document
 from lash_cli.cli.tail_watched import Watched
 from lash_cli.cli.turn_stream import OutputPump
 from lash_cli.errors import LashError, LashRuntimeError
-from lash_cli.paths import PRIVATE_FILE_MODE, taken_file, unwritten_file
+from lash_cli.paths import PRIVATE_FILE_MODE, is_stream, taken_file, unwritten_file
 from lash_cli.runtime.observing import ObservedGap, Replayed
 
 if TYPE_CHECKING:

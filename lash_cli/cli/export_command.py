@@ -20,13 +20,13 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.exporting import FORMATS, Choice, exported, redacts_by_default
 from lash_cli.cli.invocation import current
 from lash_cli.cli.known_keys import load_known_keys
-from lash_cli.cli.out_files import check_writable, is_stream, require_name, write_named
+from lash_cli.cli.out_files import check_writable, require_name, write_named
 from lash_cli.cli.output import emit_one, safe, say, warn, write
 from lash_cli.cli.progress import progress
 from lash_cli.cli.reading import no_session_yet, read_session_row, reading_store, run_inline
 from lash_cli.core.archive import SessionArchive, cut_off_count, unsound_refs
 from lash_cli.errors import UsageError
-from lash_cli.paths import taken_file
+from lash_cli.paths import is_stream, taken_file
 from lash_cli.store.base import SessionRow
 from lash_cli.system import SystemClock
 from lash_cli.views.shell_words import shell_word

@@ -13,13 +13,11 @@ import stat
 from typing import Final
 
 from lash_cli.errors import UsageError
-from lash_cli.paths import absolute, from_here, unwritten_file
+from lash_cli.paths import from_here, is_stream, unwritten_file
 
 # The file name that means stdout.
 STDOUT_MARK: Final = "-"
 _FILE_MODE: Final = 0o600
-# A descriptor may lead to a regular file, which belongs to whoever opened it.
-_STREAM_PLACES: Final = ("/dev", "/dev/fd")
 
 
 def named_file(path: str, option: str) -> str:
@@ -35,18 +33,6 @@ def require_name(path: str, option: str) -> None:
     """Raises `UsageError` for an empty `path`, which the system takes for the directory it is in."""
     if not path:
         raise UsageError(f"{option} needs the name of a file", hint="nothing was done")
-
-
-def is_stream(path: str) -> bool:
-    """Whether `path` is something to write to rather than a file to make or replace."""
-    directory = os.path.dirname(absolute(path))
-    if directory in _STREAM_PLACES or directory.startswith("/proc/"):
-        return True
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
 
 
 def require_foreign(path: str, so_far: str = "nothing was done") -> None:

@@ -14,10 +14,10 @@ import os
 from collections.abc import Collection
 from typing import NamedTuple
 
-from lash_cli.cli.out_files import check_writable, is_stream, named_file
+from lash_cli.cli.out_files import check_writable, named_file
 from lash_cli.core.observation import SessionCursor
 from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCursorWrongSession, UsageError
-from lash_cli.paths import from_here, only_regular
+from lash_cli.paths import from_here, is_stream, only_regular
 
 START = "start"
 LAST_COMMIT = "last-commit"

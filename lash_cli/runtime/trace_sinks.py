@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lash_cli.core.trace import TraceRecord, TraceSink
+from lash_cli.paths import is_stream
 
 FILE_MODE = 0o600  # prompts and tool results are inside
 DIRECTORY_MODE = 0o700
@@ -155,8 +156,8 @@ def _place_of(path: Path) -> tuple[int, int] | None:
 
 def _require_trace(path: Path) -> bool:
     """Whether there is a file that we may read. Raises `FileExistsError` where it holds something else than a trace,
-    which would be spoilt."""
-    if not path.is_file() or not os.access(path, os.R_OK):
+    which would be spoilt. What a descriptor leads to, as /dev/stderr does, is chosen by who opened it."""
+    if is_stream(str(path)) or not path.is_file() or not os.access(path, os.R_OK):
         return False
     with open(path, "rb") as file:
         begin = file.read(_HEAD_BYTES).lstrip()[: len(_FIRST_BYTES)]

@@ -176,6 +176,17 @@ def test_what_is_no_trace_is_left_as_it_is(tmp_path: Path, content: bytes) -> No
     assert path.read_bytes() == content
 
 
+def test_a_descriptor_takes_a_trace_behind_whatever_is_in_the_file_it_leads_to(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "a+b") as log:
+        log.write(b"a job began\n")
+        log.flush()
+        sink = JsonlTraceSink(f"/dev/fd/{log.fileno()}")
+        sink.append(record(1))
+        sink.close()
+    told, line = (tmp_path / "log").read_bytes().splitlines()
+    assert told == b"a job began" and json.loads(line)["id"] == "1"
+
+
 @pytest.mark.parametrize("content", [b"", b"\n", b'\n {"schema_version":1,"x":2}\n', b'{"sche'])
 def test_a_trace_of_any_version_and_one_that_broke_off_at_once_go_on(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.jsonl"
