@@ -85,7 +85,7 @@ async def prepared(
         if not isinstance(answer, ToolCall):
             return _panicked(call.tool_name, f"TypeError: it was readied as {type(answer).__name__}, no ToolCall")
         kept: ToolCall = reread(answer, ToolCall)
-        if answer is not call and has_non_number(answer):
+        if kept != answer and has_non_number(answer):
             return _panicked(call.tool_name, "ValueError: it was readied with NaN or Infinity, which JSON cannot hold")
     except asyncio.CancelledError:
         return _panicked(call.tool_name, "CancelledError: its preparation cancelled itself")

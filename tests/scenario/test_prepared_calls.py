@@ -160,6 +160,11 @@ def raising(call: ToolCall) -> Any:
     raise RuntimeError("a bug")
 
 
+def without_number(call: ToolCall) -> Any:
+    call.args["share"] = float("nan")
+    return call
+
+
 @pytest.mark.parametrize(
     ("prepared", "code"),
     [
@@ -168,6 +173,7 @@ def raising(call: ToolCall) -> Any:
         (lambda call: msgspec.structs.replace(call, prepared_payload=object()), "tool_panicked"),
         (lambda call: msgspec.structs.replace(call, prepared_payload=float("nan")), "tool_panicked"),
         (lambda call: msgspec.structs.replace(call, prepared_payload=nested(MAX_KEPT_DEPTH)), "tool_panicked"),
+        (without_number, "tool_panicked"),
         (lambda call: "what?", "tool_panicked"),
         (raising, "tool_panicked"),
     ],
