@@ -350,12 +350,13 @@ async def test_a_completion_that_could_not_be_read_again_is_refused_and_the_call
     await session.close()
 
 
-async def test_a_completion_that_cannot_be_read_any_more_is_a_failure_and_the_turn_ends(make_core) -> None:
+@pytest.mark.parametrize("stored", ["'\"yes\"'", "CAST(x'ff' AS TEXT)"], ids=["no completion", "no UTF-8"])
+async def test_a_completion_that_cannot_be_read_any_more_is_a_failure_and_the_turn_ends(make_core, stored: str) -> None:
     outside = Outside()
     core = make_core(ScriptedCaller([JOB, DONE]), tools=[outside.provider])
     session, running = await started(core, outside)
     await until_pending(core)
-    damage = """UPDATE waits SET state = 'resolved', resolution = '"yes"'"""
+    damage = f"UPDATE waits SET state = 'resolved', resolution = {stored}"
     await core.store.db.write(lambda connection: connection.execute(damage), durable=True)
     reason = only_record(await running).output.outcome.failure
     assert (reason.failure_class, reason.code) == ("execution", "await_event_unreadable")

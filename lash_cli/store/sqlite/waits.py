@@ -48,7 +48,7 @@ from lash_cli.store.sqlite.sessions import is_deleted
 from lash_cli.store.sqlite.stamps import decode_summary
 
 _SECRET = "SELECT secret FROM wait_secret WHERE singleton = 1"
-_WAIT = "SELECT state, resolution, deadline_ms FROM waits WHERE key_id = ?"
+_WAIT = "SELECT state, CAST(resolution AS BLOB), deadline_ms FROM waits WHERE key_id = ?"
 # Contract 03 §3.3: a resolution that comes first is kept for the waiter, so missing and pending end alike.
 _RESOLVE = """
 INSERT INTO waits (key_id, session_id, scope, wait, is_control, state, resolution, created_at_ms)
@@ -141,7 +141,7 @@ def _look(connection: sqlite3.Connection, key: AwaitEventKey) -> tuple[WaitState
     return WaitState(state), None if resolution is None else _stored(resolution)
 
 
-def _stored(resolution: str) -> Resolution:
+def _stored(resolution: bytes) -> Resolution:
     """What completed a wait. What cannot be read has completed it all the same: nobody can put something else in its
     place, and the turn that waits for it must come to an end, by a cancel at least."""
     try:
