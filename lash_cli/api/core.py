@@ -284,7 +284,8 @@ class LashCore(SessionHistories):
         here does.
 
         Sessions run under their stored policy, with the tools of this core. `on_event` is awaited for each
-        `WorkEvent`, in order, and must not raise. Raises `LashRuntimeError` for a core without a store.
+        `WorkEvent`, in order; what it raises ends the worker, after the turns that run, and comes out of `run`.
+        Raises `LashRuntimeError` for a core without a store.
         """
         from lash_cli.runtime.worker import QueueWorker
 

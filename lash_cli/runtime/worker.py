@@ -63,8 +63,8 @@ class QueueWorker:
         is_strict: bool = False,
     ) -> None:
         """`opener` opens a session where it belongs, under its stored policy and an owner of its own. `on_event` is
-        awaited in the order things happen and must not raise. With `is_strict` what is raised and will not pass ends
-        the worker, after the turns that run, and comes out of `run`."""
+        awaited in the order things happen; what it raises, and with `is_strict` what else is raised and will not pass,
+        ends the worker, after the turns that run, and comes out of `run`."""
         self._store = store
         self._clock = clock
         self._open = opener
@@ -187,6 +187,7 @@ class QueueWorker:
         """End the whole worker with `error`, after the turns that run."""
         self._failure = self._failure or error
         self._is_stopping = True
+        self._bell.set()
 
     def _end_of_idle(self, look: Look) -> StoppedBy | None:
         """Why the worker ends after this look; None when it goes on."""
@@ -345,8 +346,12 @@ class QueueWorker:
         await self._tell(HeldAfterFailure(session_id, text))
 
     async def _tell(self, event: WorkEvent) -> None:
-        if self._on_event is not None:
+        if self._on_event is None:
+            return
+        try:
             await self._on_event(event)
+        except Exception as error:  # noqa: BLE001 - whoever is told of the work is no part of it, nor is its fault
+            self._fail(error)
 
 
 def _failure_of(result: TurnResult) -> str | None:

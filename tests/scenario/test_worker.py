@@ -644,3 +644,38 @@ async def test_a_worker_whose_listener_cancels_itself_ends_with_that(make_core, 
             await core.worker(WorkOptions(until_empty=True), on_event=leave).run()
     assert sum(isinstance(event, kind) for event in told) == 1
     assert (await core.store.session_row(S)).lease.token is None
+
+
+@pytest.mark.parametrize("kind", [SessionTaken, ActivityShown, TurnEnded, SessionLeft])
+async def test_a_fault_of_the_listener_ends_the_worker_after_its_turn_and_holds_no_queue(make_core, kind: type) -> None:
+    async def stumble(event: object) -> None:
+        if isinstance(event, kind):
+            raise RuntimeError("a fault of the listener")
+
+    core = make_core(answering())
+    await sessions(core, S)
+    await core.queue(S).enqueue("x")
+    async with asyncio.timeout(30):
+        with pytest.raises(RuntimeError, match="a fault of the listener"):
+            await core.worker(WorkOptions(until_empty=True), on_event=stumble).run()
+    assert (await core.store.session_row(S)).meta.held_at_ms is None
+    assert await core.store.unfinished_turns(S) == ()
+    assert len(await core.queue(S).pending_inputs()) == (1 if kind is SessionTaken else 0)
+
+
+async def test_a_fault_of_the_listener_between_turns_ends_the_worker(make_core) -> None:
+    async def stumble(event: object) -> None:
+        if isinstance(event, LaneGivenUp):
+            raise RuntimeError("a fault of the listener")
+
+    caller = answering()
+    caller.gate = asyncio.Event()
+    session = await make_core(caller).open_session(S)
+    running = asyncio.create_task(session.turn("now").run())
+    await caller.entered.wait()
+    await session.enqueue("later")
+    async with asyncio.timeout(30):
+        with pytest.raises(RuntimeError, match="a fault of the listener"):
+            await make_core(answering()).worker(WorkOptions(lease_wait_ms=1), on_event=stumble).run()
+    caller.gate.set()
+    await running
