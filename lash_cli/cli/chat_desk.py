@@ -14,7 +14,7 @@ from lash_cli.cli.documents import session_status
 from lash_cli.cli.exit_status import SIGNAL_EXIT_BASE
 from lash_cli.cli.invocation import Invocation
 from lash_cli.cli.output import safe
-from lash_cli.cli.signals import die_of, given_back, handling, kill_beyond, stand_still, write_at_once
+from lash_cli.cli.signals import die_of, given_back, handling, kill_beyond, suspending, write_at_once
 from lash_cli.cli.tail_keys import restore
 from lash_cli.cli.tail_watched import holder_words
 from lash_cli.errors import ConfigError, LashError, SessionClosed
@@ -236,16 +236,14 @@ def chat_signals(client: ChatClient, face: Face, *, is_drawn: bool) -> Iterator[
         received.append(number)
         client.stop("signal", status=SIGNAL_EXIT_BASE + number)
 
-    def suspend() -> None:
+    def settle() -> None:
         if client.turns.is_active:
             client.tell("suspended: the running turn stands still, and is lost to others when its lease runs out")
         face.suspended()
         client.core.store.finish_writes()
-        stand_still(suspend)
-        face.resumed()
 
     handlers: dict[signal.Signals, Callable[[], object]] = {number: partial(end, number) for number in _ENDING}
-    handlers |= {signal.SIGINT: face.interrupt, signal.SIGTSTP: suspend, signal.SIGCONT: face.resumed}
+    handlers |= {signal.SIGINT: face.interrupt, **suspending(settle, face.resumed)}
     with handling(handlers) as handled:
         kill_beyond(1, [number for number in handled if number in _ENDING])
         with given_back(_terminal_as_it_is()) if is_drawn else contextlib.nullcontext():

@@ -71,14 +71,9 @@ def turn_signals(
         elif count > 2 or on_second is None or not on_second():
             die_of(number)
 
-    def suspend() -> None:
-        assert before_stop is not None
-        before_stop()
-        stand_still(suspend)
-
     handlers: dict[signal.Signals, Callable[[], object]] = {number: partial(handle, number) for number in HANDLED}
     if before_stop is not None:
-        handlers[signal.SIGTSTP] = suspend
+        handlers |= suspending(before_stop)
     with handling(handlers) as handled:
         kill_beyond(1 if on_second is None else 2, [number for number in handled if number in HANDLED])
         yield state
@@ -165,13 +160,31 @@ def die_of(number: signal.Signals) -> None:
     sys.unraisablehook = told
 
 
-def stand_still(handler: Callable[[], object]) -> None:
-    """Let a SIGTSTP that `handler` took stop this process, and return when somebody lets it go on. Where nobody could,
-    as no shell waits for it, it does not stop."""
-    loop = asyncio.get_running_loop()
-    loop.remove_signal_handler(signal.SIGTSTP)
-    die_of(signal.SIGTSTP)
-    loop.add_signal_handler(signal.SIGTSTP, handler)
+def suspending(
+    before: Callable[[], object], after: Callable[[], object] = lambda: None
+) -> dict[signal.Signals, Callable[[], object]]:
+    """Handlers with which a SIGTSTP stops this process once `before` was called, and `after` is called whenever it goes
+    on, whoever stopped it. Where nobody could let it go on, as no shell waits for it, it does not stop."""
+    is_stopped = False
+
+    def suspend() -> None:
+        nonlocal is_stopped
+        if is_stopped:
+            return  # one more from before it stood still: who let it go on wants it to
+        before()
+        is_stopped = True
+        loop = asyncio.get_running_loop()
+        loop.remove_signal_handler(signal.SIGTSTP)
+        die_of(signal.SIGTSTP)
+        loop.add_signal_handler(signal.SIGTSTP, suspend)
+        after()
+
+    def go_on() -> None:
+        nonlocal is_stopped
+        is_stopped = False
+        after()
+
+    return {signal.SIGTSTP: suspend, signal.SIGCONT: go_on}
 
 
 def _quit(number: int, frame: FrameType | None) -> None:

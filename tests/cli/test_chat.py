@@ -199,8 +199,8 @@ def test_a_chat_that_is_stopped_holds_up_nobody_at_the_store(home: Path, tmp_pat
         assert one.is_cooked
         one.process.send_signal(signal.SIGCONT)
         one.wait_for("You said: hello")
-        # What Ctrl-Z is at a prompt that takes every key.
-        one.press("a draft\x1a")
+        # What Ctrl-Z is at a prompt that takes every key, pressed once more than needed.
+        one.press("a draft\x1a\x1a")
         wait_until_frozen(one.process)
         assert one.is_cooked
         one.process.send_signal(signal.SIGCONT)

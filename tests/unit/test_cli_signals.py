@@ -14,11 +14,14 @@ from support.frozen import wait_until_frozen
 from support.processes import start_process, wait_until
 
 TURN = """
-import asyncio, os, sys
+import asyncio, os, signal, sys
 from lash_cli.cli.signals import turn_signals
 async def turn():
     cancelled = asyncio.Event()
-    settle = lambda: print("settled", flush=True)
+    def settle():
+        print("settled", flush=True)
+        if sys.argv[1] == "twice":
+            os.kill(os.getpid(), signal.SIGTSTP)
     with turn_signals(cancelled.set, before_stop=settle) as state:
         print("ready", flush=True)
         if sys.argv[1] == "still":
@@ -99,13 +102,16 @@ def test_nohup_stays_in_force(tmp_path):
     assert (out, process.returncode) == (b"cancelled\n", 130)
 
 
-def test_a_process_settles_its_writes_before_it_is_suspended_and_goes_on_afterwards(tmp_path):
+@pytest.mark.parametrize("mode", ["quick", "twice"])
+def test_a_process_settles_its_writes_before_it_is_suspended_and_goes_on_afterwards(tmp_path, mode):
+    """Also of a person who pressed Ctrl-Z once more because the first one took its time."""
+
     def be_a_job():
         # A group of its own with a parent outside of it, as a shell starts a job: others are never stopped by SIGTSTP.
         os.setpgid(0, 0)
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
 
-    process = start(tmp_path, "quick", preexec_fn=be_a_job)
+    process = start(tmp_path, mode, preexec_fn=be_a_job)
     for _ in range(2):
         process.send_signal(signal.SIGTSTP)
         assert process.stdout.readline() == b"settled\n"
