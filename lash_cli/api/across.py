@@ -30,6 +30,7 @@ from lash_cli.core.outcome import (
     TurnTerminal,
 )
 from lash_cli.errors import ConflictError, LashRuntimeError, NotFoundError, SessionDeleted, UsageError, WaitTimeout
+from lash_cli.runtime.cancellation import FAILURES
 from lash_cli.runtime.drivers import Driver
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.lane import free_dead_lane
@@ -108,7 +109,7 @@ class AcrossProcesses:
         assert self._driver is not None, "there is one to tell"
         try:
             outside_of_turns(self._driver.notify, session_id, reason)
-        except Exception:
+        except FAILURES:
             if self.host.is_strict:
                 raise
             _log.exception("the queue driver could not be told of %s (%s)", session_id, reason)

@@ -8,7 +8,7 @@ frame before it stays as it was. Neither ever edits a message.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -21,6 +21,9 @@ from lash_cli.errors import PluginInvokeError
 
 PREPARE_FAILED = "context_prepare_turn"
 COMPACT_FAILED = "context_compact"
+# What ends the program wherever it is raised. A cancellation is none: what is called and not awaited is never cancelled
+# by another, it has failed.
+_ENDS: Final = (KeyboardInterrupt, SystemExit)
 
 
 class ContextMoment(msgspec.Struct, frozen=True):
@@ -112,7 +115,9 @@ def prepared(plugins: Sequence[ContextPlugin], messages: Sequence[Message], mome
             count = len(view)
             if view is not shown and count == len(messages):
                 view = [_readable(message, before) for message, before in zip(view, shown, strict=True)]
-        except Exception as error:
+        except _ENDS:
+            raise
+        except BaseException as error:
             raise plugin_failed(plugin, PREPARE_FAILED, error) from error
         if count != len(messages):
             raise PluginInvokeError(
@@ -137,7 +142,9 @@ def is_compaction_due(plugins: Sequence[ContextPlugin], moment: ContextMoment) -
         try:
             if plugin.is_due(moment):
                 return True
-        except Exception as error:
+        except _ENDS:
+            raise
+        except BaseException as error:
             raise plugin_failed(plugin, PREPARE_FAILED, error) from error
     return False
 

@@ -25,7 +25,7 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.protocols import EventSink, JudgesAttachments, ModelCaller
 from lash_cli.errors import SessionExecutionLeaseExpired
-from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.cancellation import FAILURES, CancelCause, CancelToken
 from lash_cli.runtime.foreign import CutOff, within_turn
 
 _log = logging.getLogger("lash.models")
@@ -87,7 +87,7 @@ def refusal_of(caller: ModelCaller, source: AttachmentSource, *, is_strict: bool
         return None
     try:
         refusal: object = caller.attachment_refusal(source)
-    except Exception as raised:
+    except FAILURES as raised:
         if is_strict:
             raise
         _log.exception("the model caller raised")

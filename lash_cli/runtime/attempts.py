@@ -51,7 +51,7 @@ from lash_cli.core.tools import (
 from lash_cli.effects.host import MS_PER_S, first_of
 from lash_cli.errors import EffectError, LashError, UsageError
 from lash_cli.runtime.cancellation import CancelToken
-from lash_cli.runtime.containment import contained, lent, prepared
+from lash_cli.runtime.containment import MAX_RESULT_CHARS, contained, lent, prepared
 from lash_cli.runtime.foreign import until_over, within_limits
 from lash_cli.runtime.nested import NestedCalls, RequestedCall
 from lash_cli.runtime.pending import CompletionKeys, without_key
@@ -206,6 +206,9 @@ class ToolAttempts(ABC):
                 return None
             if not isinstance(answer, str):
                 return f"the approval policy answered {type(answer).__name__}, no text"
+            if len(answer) > MAX_RESULT_CHARS:
+                said = f"a text of {len(answer)} characters, more than the {MAX_RESULT_CHARS} that are kept"
+                return f"the approval policy refused it in {said}"
             return storable(answer)
         finally:
             deciding.cancel()

@@ -11,11 +11,16 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from enum import StrEnum
+from typing import Final
 
 import msgspec
 
 from lash_cli.core.codec import storable
 from lash_cli.core.outcome import TurnCancellationEvidence
+
+# What code that is not ours fails with where it is called and not awaited: nobody can be cancelled meanwhile, so a
+# cancellation it raises is its own.
+FAILURES: Final = (Exception, asyncio.CancelledError)
 
 
 class CancelCause(StrEnum):

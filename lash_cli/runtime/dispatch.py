@@ -41,6 +41,7 @@ from lash_cli.core.tools import (
 )
 from lash_cli.errors import EffectError
 from lash_cli.runtime.attempts import ToolAttempts, TurnServices
+from lash_cli.runtime.cancellation import FAILURES
 from lash_cli.runtime.foreign import CutOff
 from lash_cli.runtime.nested import RequestedCall
 from lash_cli.runtime.pending import PendingWait
@@ -141,7 +142,7 @@ class ToolDispatcher(ToolAttempts):
         """The tool of the catalogue; what a source cannot say of one is not there."""
         try:
             return self._turn.registry.find(asked) if field == "name" else self._turn.registry.find_id(asked)
-        except Exception:
+        except FAILURES:
             if self._turn.is_strict:
                 raise
             _log.exception("the sources of tools could not be asked for %s", asked)
@@ -245,7 +246,7 @@ class ToolDispatcher(ToolAttempts):
             return schema if isinstance(schema, dict) else None
         except KeyError:
             return None
-        except Exception:
+        except FAILURES:
             if self._turn.is_strict:
                 raise
             _log.exception("the contract of %s could not be had", resolved.manifest.name)

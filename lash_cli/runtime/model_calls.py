@@ -40,6 +40,7 @@ from lash_cli.core.policy import NO_GENERATION, NO_LAYER, Generation, PromptLaye
 from lash_cli.core.prompt import ASK_TOOL, NO_BUILTINS, PromptBuiltins, render_prompt
 from lash_cli.core.tools import ToolContract
 from lash_cli.errors import LashError
+from lash_cli.runtime.cancellation import FAILURES
 from lash_cli.runtime.context import ShownConversation
 from lash_cli.runtime.session import ResidentSession
 from lash_cli.tools.registry import ResolvedTool
@@ -129,7 +130,7 @@ class ModelEnvironment:
         that `is_strict`."""
         try:
             self._sync()
-        except Exception as error:
+        except FAILURES as error:
             if is_strict:
                 raise
             # Whatever a source of tools does, its turn has an outcome.

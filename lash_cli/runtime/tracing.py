@@ -28,6 +28,7 @@ from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
 from lash_cli.core.trace import TraceContext, TraceLevel, TraceRecord, TraceSink, moment, stamped
 from lash_cli.core.trace_limits import Limiter, Redact
 from lash_cli.errors import EffectDiverged, LashRuntimeError
+from lash_cli.runtime.cancellation import FAILURES
 from lash_cli.runtime.model_calls import CallStopped
 from lash_cli.runtime.trace_documents import (
     embedded,
@@ -184,7 +185,7 @@ class Tracer:
         """The containment point of tracing: the first failure is a warning, the later ones are counted."""
         try:
             yield
-        except Exception as error:
+        except FAILURES as error:
             if self._is_strict:
                 raise
             self.lost += 1  # contract 04 §9: a trace never fails a turn

@@ -40,7 +40,7 @@ from lash_cli.core.tools import (
     failure,
 )
 from lash_cli.errors import ReconfigureError
-from lash_cli.runtime import containment
+from lash_cli.runtime import attempts, containment
 from lash_cli.store.sqlite import commit
 
 
@@ -462,6 +462,27 @@ async def test_why_a_policy_refuses_is_told_as_far_as_it_can_be_stored(make_core
         output = await session.turn("x").run()
     assert output.result.tool_calls[0].output.outcome.failure.message == "not in \\udcff"
     assert output.result.assistant_message() == "ok"
+
+
+async def test_why_a_policy_refuses_is_kept_as_long_as_a_result_may_be(make_core, monkeypatch) -> None:
+    monkeypatch.setattr(attempts, "MAX_RESULT_CHARS", 100)
+    reasons = ["x" * 100, "y" * 101]
+
+    class Refusing:
+        async def decide(self, manifest: object, call: object) -> str | None:
+            return reasons.pop(0)
+
+    both = calls(("a", "double", '{"value":1}'), ("b", "double", '{"value":1}'))
+    caller = ScriptedCaller([both, text("ok")])
+    core = make_core(caller, tools=[FunctionToolProvider([double])], approval=Refusing())
+    async with await core.open_session("s1") as session:
+        output = await session.turn("x").run()
+    kept, left = (record.output.outcome.failure for record in output.result.tool_calls)
+    assert (kept.code, left.code) == ("tool_denied", "tool_denied")
+    assert (kept.message, left.message) == (
+        "x" * 100,
+        "the approval policy refused it in a text of 101 characters, more than the 100 that are kept",
+    )
 
 
 async def test_a_cancel_withdraws_an_open_question_and_the_tool_never_runs(make_core) -> None:
