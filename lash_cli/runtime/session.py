@@ -73,7 +73,6 @@ _RESET_FIELDS = (
     "superseded",
     "_initial_nodes",
     "given_attachments",
-    "owed",
     "_adopted_ledger",
 )
 
@@ -207,6 +206,10 @@ class ResidentSession:
         else:
             self.owed = (*self.owed, *spent)
 
+    def _owe_no_more(self, entries: tuple[TokenLedgerEntry, ...]) -> None:
+        gone = {id(entry) for entry in entries}
+        self.owed = tuple(entry for entry in self.owed if id(entry) not in gone)
+
     def doubt(self, commit: RuntimeCommit) -> None:
         """Nobody knows whether `commit` stands: whether what it took along of what was owed is booked shows with the
         next head."""
@@ -216,8 +219,7 @@ class ResidentSession:
     def _follow_ledger(self, stored: tuple[TokenLedgerEntry, ...]) -> None:
         """Take over the ledger of another head. What is in doubt is owed no more if the ledger grew by that much."""
         if self._doubted and not ledger_beyond(stored, (*self.ledger, *self._doubted)):
-            booked = {id(entry) for entry in self._doubted}
-            self.owed = tuple(entry for entry in self.owed if id(entry) not in booked)
+            self._owe_no_more(self._doubted)
         self._doubted = ()
         self.ledger = merge_ledger(stored)
 
@@ -392,11 +394,17 @@ class ResidentSession:
         if turns > state.turn_state.turn_index:
             self.turn_state = msgspec.structs.replace(state.turn_state, turn_index=turns)
         self._adopted_ledger = ()
-        self.owe(ledger_beyond(booked, state.token_ledger))
-        return undo
+        brought = ledger_beyond(booked, state.token_ledger)
+        self.owe(brought)
+
+        def take_back() -> None:
+            undo()
+            self._owe_no_more(brought)
+
+        return take_back
 
     def _as_before(self) -> Undo:
-        """How to have the session as it is now."""
+        """How to have the session as it is now, but for what is owed: what is spent meanwhile was spent."""
         kept = {name: getattr(self, name) for name in _RESET_FIELDS}
         surface, dirty = self.registry.surface, set(self.dirty)
 
@@ -572,9 +580,8 @@ class ResidentSession:
     def _settled(self, booked: tuple[TokenLedgerEntry, ...], *, is_stored: bool) -> tuple[TokenLedgerEntry, ...]:
         """What of `booked` a commit has added to the ledger. It settles what it took along of what was owed, unless it
         was answered with an earlier one, which took along nothing of ours."""
-        taken = {id(entry) for entry in booked}
         if is_stored:
-            self.owed = tuple(entry for entry in self.owed if id(entry) not in taken)
+            self._owe_no_more(booked)
             return booked
         owed = {id(entry) for entry in self.owed}
         return tuple(entry for entry in booked if id(entry) not in owed)

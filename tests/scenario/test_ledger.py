@@ -322,6 +322,36 @@ async def test_who_stops_waiting_for_a_turn_to_end_has_paid_all_the_same(make_co
         assert await stored(core) == {"turn": 15, "direct": 8}
 
 
+async def test_what_is_owed_while_a_change_fails_stays_owed(make_core, monkeypatch) -> None:
+    """Whoever is stopped before it is his turn to book leaves what he spent with the session."""
+    core = make_core(ScriptedCaller([text("one"), text("title")]))
+    async with await core.open_session(S) as session:
+        await session.turn("a").run()
+        state = await session.admin().export_persistence_state()
+        is_booking, change = asyncio.Event(), session._change
+
+        async def booking(*given, **options) -> None:
+            is_booking.set()
+            await change(*given, **options)
+
+        async def refused(*given, **options) -> None:
+            asked = asyncio.ensure_future(session.direct_completion(asking()))
+            await is_booking.wait()
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            raise StoreLocked("busy")
+
+        with monkeypatch.context() as failing:
+            failing.setattr(session, "_change", booking)
+            failing.setattr(core.store, "commit_runtime_state", refused)
+            with pytest.raises(StoreLocked):
+                await session.admin().apply_persistence_state(state)
+        assert spent(session) == {"turn": 15, "direct": 15}
+        await session.flush()
+        assert await stored(core) == {"turn": 15, "direct": 15}
+
+
 async def test_a_session_in_memory_gives_a_late_answer_too() -> None:
     caller = ScriptedCaller([text("late")])
     async with LashCore(provider=caller, model=ModelSpec("model-1")) as core:
