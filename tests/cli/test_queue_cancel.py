@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -199,4 +200,21 @@ def test_a_text_that_does_not_decode_is_cancelled_as_its_error_says(world: Queue
     assert hint == f"hint: take it out of the queue with: lash queue cancel {one}"
     done = world.lash(*hint.rpartition("lash ")[2].split(), "-o", "json")
     assert (done.code, [item["outcome"] for item in done.json["items"]]) == (0, ["cancelled"])
+    assert world.lash("queue", "ls", "s", "-o", "name").out.split() == [two]
+
+
+@pytest.mark.parametrize("turn_id", ["t_1", "the first; one"])
+def test_a_text_that_does_not_decode_and_an_unfinished_turn_holds_is_rid_of_as_its_error_says(
+    world: QueuedHome, turn_id: str
+) -> None:
+    one, two = world.add("x"), world.add("y")
+    world.take(turn_id=turn_id, max_inputs=1, is_alive=False)
+    world.garble(one)
+    for refused in (world.lash("turn", "s", "hi"), world.lash("resume", "s")):
+        assert refused.code == 9
+    commands = [part.partition("; then ")[0] for part in refused.err.splitlines()[-1].split("with: lash ")[1:]]
+    for command in commands:
+        done = world.lash(*shlex.split(command))
+        assert done.code == 0, (command, done.err)
+    assert [shlex.split(command)[1] for command in commands] == ["abandon", "cancel"]
     assert world.lash("queue", "ls", "s", "-o", "name").out.split() == [two]

@@ -173,7 +173,7 @@ def decode_submitted(stored: str) -> TurnInputIngress:
 
 def input_of(session_id: str, row: InputRow) -> PendingTurnInput:
     """The record of a row; raises `StoreUnusable` (`store_corrupt`) naming an input that does not decode."""
-    seq, input_id, ingress, state, enqueued_at_ms, body, source_key, *_ = row
+    seq, input_id, ingress, state, enqueued_at_ms, body, source_key, _, claim_id, *_ = row
     try:
         return PendingTurnInput(
             input_id,
@@ -186,7 +186,7 @@ def input_of(session_id: str, row: InputRow) -> PendingTurnInput:
             source_key,
         )
     except msgspec.DecodeError as error:
-        raise _does_not_decode(input_id, error) from error
+        raise _does_not_decode(input_id, error, claim_id) from error
 
 
 def legible_input(session_id: str, row: InputRow) -> PendingTurnInput:
@@ -206,10 +206,17 @@ def inputs_of(session_id: str, rows: Sequence[InputRow]) -> tuple[PendingTurnInp
     return tuple(input_of(session_id, row) for row in rows)
 
 
-def _does_not_decode(input_id: str, error: Exception) -> StoreUnusable:
+def _does_not_decode(input_id: str, error: Exception, claim_id: str | None = None) -> StoreUnusable:
+    take_out = f"take it out of the queue with: lash queue cancel {input_id}"
+    # What an unfinished turn holds is cancelled by nobody, and that turn can neither end nor be cancelled.
+    drop = ""
+    if claim_id is not None:
+        from shlex import quote  # a turn may be called anything; nothing else here needs it
+
+        drop = f"drop the turn that holds it with: lash queue abandon {quote(claim_id)}; then "
     return StoreUnusable(
         f"input {input_id!r} does not decode: {error}",
-        hint=f"take it out of the queue with: lash queue cancel {input_id}",
+        hint=drop + take_out,
         details={"input_id": input_id},
     )
 
