@@ -136,17 +136,17 @@ def _has_non_number(plain: Any) -> bool:
             return False
 
 
-def reread(value: Any, kind: Any) -> Any:
+def reread(value: Any, kind: Any, depth: int = MAX_KEPT_DEPTH) -> Any:
     """`value` as it is when it was stored and read again as a `kind`.
 
     A program that is not type-checked may hand in anything, such as a model by its name: stored, that would be a
     session nobody can open any more. Raises `ValueError` for what cannot be stored or would not be read again, and for
-    what is nested deeper than `MAX_KEPT_DEPTH`.
+    what is nested deeper than `depth`.
     """
     try:
         data = encode(value)
-        if is_nested_deeper(data, MAX_KEPT_DEPTH):
-            raise ValueError(f"it is nested deeper than {MAX_KEPT_DEPTH} levels")
+        if is_nested_deeper(data, depth):
+            raise ValueError(f"it is nested deeper than {depth} levels")
         return decode_any(data, kind)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise ValueError(str(error)) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record, decode, reread
+from lash_cli.core.codec import MAX_KEPT_DEPTH, Record, decode, reread
 from lash_cli.core.content import Message, ProtocolTurnOptions, is_safe_to_resume
 from lash_cli.core.frames import AgentFrame, current_frame, initial_frame
 from lash_cli.core.graph import (
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 # What an opened session of a store holds in memory: what is said in its current frame, or the whole graph (contract
 # 01 §10).
 Residency = Literal["active_path_only", "keep_all"]
+# More than a state has around what was as deep as may be when it was taken: messages and options in nodes and frames.
+_LEVELS_AROUND = 8
 
 
 class TurnPlan(Record):
@@ -217,7 +219,7 @@ def require_own(session_id: str, state: RuntimeSessionState) -> None:
             details={"loaded": state.session_id, "requested": session_id},
         )
     try:
-        reread(msgspec.structs.replace(state, attachments={}), RuntimeSessionState)
+        reread(msgspec.structs.replace(state, attachments={}), RuntimeSessionState, MAX_KEPT_DEPTH + _LEVELS_AROUND)
     except ValueError as error:
         raise _unsound(session_id, str(error)) from error
     known = {frame.frame_id for frame in state.frames}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 from support.driving import Crash, CrashPoints, S, said
+from support.nesting import nested
 from support.scripted import ScriptedCaller, text
 
 from lash_cli import (
@@ -23,8 +24,8 @@ from lash_cli import (
     TextItem,
     TurnInput,
 )
-from lash_cli.core.codec import decode, encode, sha256_hex
-from lash_cli.core.content import AttachmentPart, Inline, Role, Stored, TextPart
+from lash_cli.core.codec import MAX_KEPT_DEPTH, decode, encode, sha256_hex
+from lash_cli.core.content import AttachmentPart, Inline, ProsePart, Role, Stored, TextPart
 from lash_cli.core.graph import ConversationPayload
 from lash_cli.core.policy import ModelSpec
 from lash_cli.core.tools import ToolManifest, ToolState, ToolStateEntry
@@ -246,3 +247,16 @@ async def test_what_is_to_replace_the_stored_session_is_what_is_exported(make_co
     assert (again.nodes, again.frames, again.attachments) == (state.nodes, state.frames, state.attachments)
     read = await core.store.load_session(S, ReadScope.HEAD)
     assert read is not None and read.turn_state.turn_index == 3
+
+
+async def test_a_state_goes_back_that_has_what_was_as_deep_as_may_be(make_core: MakeCore) -> None:
+    """Around it a state has more levels than what it was handed in with."""
+    session = await make_core(ScriptedCaller([text("one"), text("two")])).open_session("s1")
+    await session.turn("a").run()
+    deepest = {"notes": nested(MAX_KEPT_DEPTH - 5)}
+    said = Message("deep", Role.ASSISTANT, (ProsePart("well", deepest),))
+    await session.admin().replace_active_read_state((*session.read_view().messages, said))
+    state = await session.admin().export_persistence_state()
+    await session.admin().apply_persistence_state(state)
+    await session.turn("b").run()
+    assert said.parts in [message.parts for message in session.read_view().messages]
