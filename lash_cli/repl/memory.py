@@ -27,6 +27,10 @@ from lash_cli.system import is_definitely_dead, this_process
 
 FILE_NAME = "chat.db"
 BUSY_SECONDS = 5.0
+# A longer line is a file that was pasted: nobody looks for it in the history, and every chat would read it.
+MAX_LINE_CHARS = 64 * 1024
+# What all lines together may have: a chat reads them as it begins.
+MAX_HISTORY_CHARS = 4 * 1024 * 1024
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS history (
@@ -38,9 +42,13 @@ CREATE TABLE IF NOT EXISTS drafts (
 CREATE INDEX IF NOT EXISTS drafts_by_session ON drafts (session_id);
 """
 _ADD_LINE = "INSERT INTO history (at_ms, session_id, cwd, line) VALUES (?, ?, ?, ?)"
-# Of equal lines only the newest stays, and of all only so many.
+# Of equal lines only the newest stays, and of all only so many, unless newer ones have all the room.
 _DROP_EQUAL = "DELETE FROM history WHERE line = ?"
 _DROP_OLD = "DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?"
+_DROP_BEYOND = """DELETE FROM history WHERE id <= (
+    SELECT max(id) FROM (SELECT id, sum(length(line)) OVER (ORDER BY id DESC) - length(line) AS newer FROM history)
+    WHERE newer >= ?
+)"""
 _LINES = "SELECT line FROM history ORDER BY id DESC LIMIT ?"
 _LEFT_DRAFTS = "SELECT id, owner, draft FROM drafts WHERE session_id = ? ORDER BY at_ms, id"
 _NEW_DRAFT = "INSERT INTO drafts (session_id, at_ms, owner, draft) VALUES (?, ?, ?, ?)"
@@ -56,7 +64,7 @@ class Adopted(NamedTuple):
 
 
 class ReplMemory:
-    """The file, opened by one chat. Not thread-safe; every call takes a fraction of a millisecond."""
+    """The file, opened by one chat. Not thread-safe; a call takes some milliseconds at most."""
 
     def __init__(
         self, directory: str, session_id: str, *, is_dead: Callable[[LocalProcess], bool] = is_definitely_dead
@@ -100,18 +108,26 @@ class ReplMemory:
                 details={"path": self._path},
             ) from error
 
-    def remember(self, line: str, cwd: str, limit: int) -> None:
-        """Keep a sent line as the newest of at most `limit`; one that begins with a space is not kept."""
-        if not line.strip() or line.startswith(" ") or limit < 1:
+    def remember(self, line: str, cwd: str, limit: int, *, is_sent: bool = True) -> None:
+        """Keep a line as the newest of at most `limit` that have `MAX_HISTORY_CHARS` together. One that begins with a
+        space is not kept, nor one of more than `MAX_LINE_CHARS` that was sent: the transcript has it."""
+        if not line.strip() or line.startswith(" ") or limit < 1 or (is_sent and len(line) > MAX_LINE_CHARS):
             return
         with self._writing():
             self._database.execute(_DROP_EQUAL, (line,))
             self._database.execute(_ADD_LINE, (_now_ms(), self._session_id, cwd, line))
             self._database.execute(_DROP_OLD, (limit,))
+            self._database.execute(_DROP_BEYOND, (MAX_HISTORY_CHARS,))
 
     def lines(self, limit: int) -> list[str]:
-        """The newest lines, newest first."""
-        return [line for (line,) in self._database.execute(_LINES, (limit,))]
+        """The newest lines, newest first, as many as have room."""
+        lines, room = [], MAX_HISTORY_CHARS
+        for (line,) in self._database.execute(_LINES, (limit,)):
+            lines.append(line)
+            room -= len(line)
+            if room <= 0:
+                break
+        return lines
 
     def left_behind(self) -> Adopted:
         """What ended chats of this session left. They stay until `take_over`; living chats keep theirs."""

@@ -131,7 +131,7 @@ class Outbox:
         texts = (*self.draft.stash, *(leaving.text for leaving in self.draft.leaving), self.draft.text)
         unsent = [text for text in texts if text.strip()]
         for text in unsent:
-            self._memory.remember(text, cwd, limit)
+            self._memory.remember(text, cwd, limit, is_sent=False)
         return bool(unsent)
 
     def leave(self) -> None:

@@ -166,6 +166,28 @@ def test_the_rows_of_ended_chats_are_taken_over_and_those_of_living_ones_are_not
         memory.close()
 
 
+def test_the_history_keeps_no_paste_of_a_file_and_not_more_than_a_chat_reads_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("lash_cli.repl.memory.MAX_LINE_CHARS", 10)
+    monkeypatch.setattr("lash_cli.repl.memory.MAX_HISTORY_CHARS", 25)
+    kept = ReplMemory(str(tmp_path), "s_1")
+    kept.remember("x" * 11, "/x", 100)
+    assert kept.lines(100) == []
+    # What was never sent is nowhere else.
+    kept.remember("unsent" * 5, "/x", 100, is_sent=False)
+    assert kept.lines(100) == ["unsent" * 5]
+    sent = [str(number) * 10 for number in range(4)]
+    for line in sent:
+        kept.remember(line, "/x", 100)
+    assert kept.lines(100) == sent[:0:-1]
+    # A file of a chat that kept everything is read no further either, and is cut with the next line.
+    monkeypatch.setattr("lash_cli.repl.memory.MAX_HISTORY_CHARS", 15)
+    assert kept.lines(100) == sent[:1:-1]
+    kept.remember("4", "/x", 100)
+    monkeypatch.setattr("lash_cli.repl.memory.MAX_HISTORY_CHARS", 1_000)
+    assert kept.lines(100) == ["4", sent[3], sent[2]]
+    kept.close()
+
+
 def test_a_draft_that_cannot_be_taken_over_stays_where_it_was(tmp_path) -> None:
     one, two = (ReplMemory(str(tmp_path), "s") for _ in range(2))
     one.take_over(one.left_behind(), Draft("kept"))
