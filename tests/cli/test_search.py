@@ -113,3 +113,26 @@ def test_what_is_no_time_is_told_how_one_is_written(lash, when) -> None:
         done = lash(*verb, f"--since={when}", "-o", "json")
         assert (done.code, done.out) == (2, "")
         assert "not a time" in done.error["message"] and "7d" in done.error["hint"] and "date" in done.error["hint"]
+
+
+def test_what_a_compaction_had_stay_is_found_once_where_it_was_said(lash: Any, tmp_path: Path) -> None:
+    lash("open", "long")
+    for number in range(4):
+        lash("turn", "long", f"Is the harbour number {number} open?\n!text Harbour {number} it is.")
+    (said,) = lash("search", '"number 3"', "-o", "json").json["items"]
+    for _ in range(2):
+        assert lash("compact", "long").code == 0
+        assert lash("turn", "long", "More\n!text of it").code == 0
+        ids = [node["id"] for node in lash("tree", "long", "-o", "json").json["items"]]
+        assert sum(":frame:compaction:" in node for node in ids) > 1
+        # The summary says it too, in its own words.
+        assert lash("search", '"number 3" -compaction', "-o", "json").json["items"] == [said]
+        answers = lash("search", "harbour 3", "--role", "assistant", "-o", "json").json["items"]
+        assert len(answers) == 1 and ":frame:" not in answers[0]["id"]
+    file = tmp_path / "long.json"
+    assert lash("export", "long", "--as", "json", "--out", str(file)).code == 0
+    assert lash("fork", "long").code == 0
+    assert lash("rm", "long", "--yes").code == 0
+    assert lash("search", '"number 3" -compaction', "-q").out.split() == [said["id"]]
+    assert lash("import", str(file), "--id", "other").code == 0
+    assert lash("search", '"number 3" -compaction', "-q").out.split() == 2 * [said["id"]]

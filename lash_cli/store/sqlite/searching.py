@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from lash_cli.core.content import Role
+from lash_cli.core.content import Message, Role
 from lash_cli.core.search import SearchTerm, searchable_text, separated, split_marks
 from lash_cli.errors import StoreReadOnly
 from lash_cli.store.shelf_records import FoundMessage, NearMessage, SearchPage, SearchRequest
@@ -51,6 +51,12 @@ _READERS: Final = """
 SELECT session_key FROM node_origins WHERE origin_key = ? AND upto_seq >= ? ORDER BY session_key DESC
 """
 _NODE: Final = "SELECT node_id, parent_seq, at_ms, CAST(body AS BLOB) FROM nodes WHERE place = ?"
+# How far above a message the one it is a copy of may stand: a compaction keeps 200 at most, and stands between them.
+_MOST_ABOVE: Final = 512
+# What is hidden comes without its text: it is not told, so its copy is.
+_IN_FRAME: Final = """
+SELECT parent_seq, frame_ordinal, CASE tombstoned WHEN 0 THEN CAST(body AS BLOB) END FROM nodes WHERE place = ?
+"""
 _NEXT: Final = "SELECT 1 FROM nodes WHERE place = ? AND parent_seq = ? AND tombstoned = 0"
 _BRANCH: Final = """
 SELECT seq FROM nodes INDEXED BY nodes_branching
@@ -132,6 +138,26 @@ def _message(node_id: str, at_ms: int, body: bytes) -> NearMessage | None:
     return None if message is None else NearMessage(node_id, message.role, at_ms, searchable_text(message))
 
 
+def _is_copy(connection: sqlite3.Connection, session: _Session, key: int, seq: int, message: Message) -> bool:
+    """Whether a frame began with a message as it stands in the one before, as a compaction has the newest turns stay:
+    that was said once, and is told where it was."""
+    if not message.id.rpartition(".")[2].isdecimal():  # no node that a frame begins with (`runtime.frames`)
+        return False
+    parent, own_frame, _ = connection.execute(_IN_FRAME, (place_at(key, seq),)).fetchone()
+    frame = own_frame  # of the node above, which is the own one and then the one before
+    for _ in range(_MOST_ABOVE):
+        if parent is None:
+            return False
+        row = connection.execute(_IN_FRAME, (place_at(key_at(session.segments, parent), parent),)).fetchone()
+        if row is None or (frame != own_frame and row[1] != frame):
+            return False
+        parent, frame, body = row
+        above = None if body is None or frame == own_frame else message_in(body)
+        if above is not None and msgspec.structs.replace(above, id=message.id) == message:
+            return True
+    return False
+
+
 def _earlier(connection: sqlite3.Connection, session: _Session, key: int, seq: int, count: int) -> list[NearMessage]:
     """Up to `count` messages above a node, oldest first."""
     found: list[NearMessage] = []
@@ -175,8 +201,10 @@ def _search(connection: sqlite3.Connection, request: SearchRequest) -> SearchPag
     cursor = connection.execute(_FIND, (match_expression(request), newest, oldest))
     for rowid, key, seq, node_id, at_ms, tombstoned, body, marked in cursor:
         session = sessions.that_shows(key, seq, is_hidden=bool(tombstoned))
-        message = _message(node_id, at_ms, body)
+        message = message_in(body)
         if session is None or message is None or (request.cwd is not None and session.cwd != request.cwd):
+            continue
+        if _is_copy(connection, session, key, seq, message):
             continue
         if len(found) == request.limit:
             cursor.close()
