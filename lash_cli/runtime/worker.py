@@ -250,6 +250,7 @@ class QueueWorker:
 
     async def _work(self, session_id: str) -> None:
         """Drain one session until it is idle, fails, or has had its share."""
+        loop = asyncio.get_running_loop()
         try:
             async with self._open(session_id) as session:
                 self._draining[session_id] = session
@@ -259,9 +260,12 @@ class QueueWorker:
                 finally:
                     del self._draining[session_id]
                 await self._tell(SessionLeft(session_id))
-        except LashError as error:
-            await self._pass_failed(session_id, error)
         except Exception as error:
+            if loop.is_closed():
+                raise  # what is collected without its loop ends as it may, which says nothing of its session
+            if isinstance(error, LashError):
+                await self._pass_failed(session_id, error)
+                return
             if self._is_strict:
                 raise
             # A fault of one session must not end the others, and is told.

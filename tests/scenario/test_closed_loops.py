@@ -366,6 +366,61 @@ def test_a_first_turn_that_went_with_its_loop_leaves_a_fresh_session_fresh(tmp_p
     assert ran.stdout.splitlines() == ["new done"], ran.stdout + ran.stderr
 
 
+# What ends in a fault as it is collected, since it has no loop any more, says nothing of its session.
+WORKER_LEFT_BEHIND = """
+import asyncio, contextlib, gc, sys
+from lash_cli.api import LashCore, ModelSpec, QueueWorker, SqliteStore, WorkOptions
+from lash_cli.system import SystemClock
+from support.scripted import ScriptedCaller, text
+
+core = LashCore(
+    provider=ScriptedCaller([text("done")]), store=SqliteStore.open(sys.argv[1]), queue_driver="none",
+    model=ModelSpec("m"),
+)
+
+class CutOff:
+    def __init__(self, begun):
+        self.begun = begun
+
+    async def drain_once(self, sink):
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise RuntimeError("no running event loop")
+
+async def leave_a_worker_behind():
+    begun = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def open_one(session_id):
+        yield CutOff(begun)
+
+    await core.open_session("s1")
+    await core.queue("s1").enqueue("hello")
+    worker = QueueWorker(core.store, SystemClock(), open_one, WorkOptions(until_empty=True))
+    running = asyncio.ensure_future(worker.run())
+    await begun.wait()
+
+async def go_on():
+    gc.collect()
+    async with await core.open_session("s1") as session:
+        output = await session.queued_turn().run()
+    print(output is not None and output.result.assistant_message())
+    await core.aclose()
+
+loop = asyncio.new_event_loop()
+loop.run_until_complete(leave_a_worker_behind())
+loop.close()
+asyncio.run(go_on())
+"""
+
+
+def test_a_worker_that_went_with_its_loop_holds_no_queue(tmp_path: Path) -> None:
+    ran = run(WORKER_LEFT_BEHIND, tmp_path)
+    assert ran.stdout.splitlines() == ["done"], ran.stdout + ran.stderr
+
+
 def test_whatever_a_loop_was_torn_down_over_is_finished_in_the_next_one_once(tmp_path: Path) -> None:
     seeds = [str(seed) for seed in range(6)]
     command = [sys.executable, "-m", "support.torn_loops", str(tmp_path), *seeds]
