@@ -281,10 +281,12 @@ class TurnStream:
         return self
 
     async def _run(self) -> TurnOutput:
+        loop = asyncio.get_running_loop()
         try:
             return await self._builder._run_here(self._put)
         finally:
-            await self._put(None)
+            if not loop.is_closed():  # else nobody can read there any more
+                await self._put(None)
 
     async def _put(self, activity: TurnActivity | None) -> None:
         if not self._is_draining:

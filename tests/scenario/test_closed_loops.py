@@ -427,3 +427,38 @@ def test_whatever_a_loop_was_torn_down_over_is_finished_in_the_next_one_once(tmp
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
     assert (ran.returncode, ran.stdout) == (0, ""), ran.stdout + ran.stderr
+
+
+STREAM_LEFT_BEHIND = """
+import asyncio, gc, sys
+from lash_cli.api import LashCore, ModelSpec, SqliteStore, turns
+from support.scripted import ScriptedCaller, text
+
+turns.STREAM_QUEUE_ITEMS = 1
+core = LashCore(
+    provider=ScriptedCaller([text("first")]), store=SqliteStore.open(sys.argv[1]), queue_driver="none",
+    model=ModelSpec("model-1"),
+)
+
+async def leave_a_full_stream_behind():
+    session = await core.open_session("s1")
+    stream = session.turn("one").stream()
+    await stream.__aenter__()
+    while not stream._room._waiters:
+        await asyncio.sleep(0.001)
+    return stream
+
+loop = asyncio.new_event_loop()
+left = loop.run_until_complete(leave_a_full_stream_behind())
+loop.close()
+del left
+gc.collect()
+asyncio.run(core.aclose())
+print("closed")
+"""
+
+
+def test_a_stream_that_went_with_its_loop_tells_no_reader_of_its_end(tmp_path: Path) -> None:
+    ran = run(STREAM_LEFT_BEHIND, tmp_path)
+    assert ran.stdout == "closed\n"
+    assert "Exception ignored" not in ran.stderr, ran.stderr
