@@ -40,10 +40,16 @@ sys.exit(code)
 """
 
 
+def alone(home):
+    """The environment of a command that finds no bell: one that another test left behind hangs under the inode of its
+    store, which may be that of this one by now, and ringing loads what nobody else needs."""
+    return environment(home, {"TMPDIR": str(home.parent)})
+
+
 def loaded(home, *args, code=0):
     """The modules a command loaded; `code` None takes any exit status."""
     done = subprocess.run(
-        [sys.executable, "-c", REPORT, *args], env=environment(home), capture_output=True, timeout=60, check=False,
+        [sys.executable, "-c", REPORT, *args], env=alone(home), capture_output=True, timeout=60, check=False,
         stdin=subprocess.DEVNULL, cwd=home.parent,
     )  # fmt: skip
     assert code is None or done.returncode == code, done.stderr
@@ -269,7 +275,7 @@ def loaded_by_a_program(home, driver):
         patched.setattr(sys, "argv", argv)
         exec(EMBEDDED, {})  # makes the file
     program = [sys.executable, "-c", EMBEDDED, *argv[1:]]
-    done = subprocess.run(program, env=environment(home), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(program, env=alone(home), capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     opened, by_turn = done.stdout.splitlines()
     return set(opened.split()), set(by_turn.split())
@@ -356,7 +362,7 @@ print(code, all(when), bool(when), gc.isenabled(), gc.get_freeze_count() > 10_00
 def test_the_garbage_collector_rests_until_a_command_is_loaded_and_works_from_then_on(home):
     prepare(home, OPEN)
     done = subprocess.run(
-        [sys.executable, "-c", COLLECTIONS, "turn", "s", "hello", "-q"], env=environment(home), capture_output=True,
+        [sys.executable, "-c", COLLECTIONS, "turn", "s", "hello", "-q"], env=alone(home), capture_output=True,
         timeout=60, check=False, stdin=subprocess.DEVNULL, text=True, cwd=home.parent,
     )  # fmt: skip
     assert done.stderr.split() == ["0", "True", "True", "True", "True"]
