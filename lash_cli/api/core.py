@@ -617,7 +617,6 @@ class LashCore(SessionHistories):
         await self.aclose()
 
 
-#: What each collaborator has, and how one is made of what is most often given in its place.
 def _tool_hooks(hooks: Sequence[ToolHook], projector: ToolResultProjector | None) -> ToolHookSet:
     from lash_cli.runtime.tool_hooks import tool_hook_set
 

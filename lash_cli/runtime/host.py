@@ -131,7 +131,7 @@ class RuntimeHost(msgspec.Struct, frozen=True):
             self.crash_point(point)
 
 
-# What of each is asked for, and what it is.
+# What each collaborator has, and how one is made of what is most often given in its place.
 _COLLABORATORS: Final = {
     "provider": ("call", "it is made by provider('loopback'), or RetryingCaller(…) around a Provider of your own"),
     "store": ("live", "it is made by SqliteStore.open(path)"),
