@@ -71,6 +71,16 @@ async def held_by_somebody(core):
     return lease.fence()
 
 
+async def that_owes(core):
+    """A session that had a turn, and whose completion could not be booked after it."""
+    session = await core.open_session(S)
+    await session.turn("a").run()
+    fence = await held_by_somebody(core)
+    await session.direct_completion(asking())
+    await core.store.release_lease(fence)
+    return session
+
+
 @pytest.mark.parametrize("booked_by", ["turn", "configure", "close", "completion"])
 async def test_a_cost_that_could_not_be_booked_goes_along_with_the_next_commit(make_core, booked_by: str) -> None:
     caller = ScriptedCaller([text("one"), text("title", tokens=(7, 1)), text("two")])
@@ -131,11 +141,7 @@ async def test_a_cost_that_went_along_with_a_commit_of_unknown_outcome_is_booked
     make_core, monkeypatch, taken_by: str, stands: bool
 ) -> None:
     core = make_core(ScriptedCaller([text("one"), text("title"), text("two"), text("three")]))
-    session = await core.open_session(S)
-    await session.turn("a").run()
-    fence = await held_by_somebody(core)
-    await session.direct_completion(asking())
-    await core.store.release_lease(fence)
+    session = await that_owes(core)
     with commits_of_unknown_outcome(core, monkeypatch, stands):
         if taken_by == "turn":
             await session.turn("b").run()
@@ -164,11 +170,7 @@ async def test_a_cost_in_doubt_is_booked_once_also_where_somebody_else_has_commi
     make_core, monkeypatch, stands: bool
 ) -> None:
     core = make_core(ScriptedCaller([text("one"), text("title"), text("three")]))
-    session = await core.open_session(S)
-    await session.turn("a").run()
-    fence = await held_by_somebody(core)
-    await session.direct_completion(asking())
-    await core.store.release_lease(fence)
+    session = await that_owes(core)
     with commits_of_unknown_outcome(core, monkeypatch, stands):
         await session.configure(SessionConfigPatch(max_turns=7))
     other = await make_core(ScriptedCaller([text("two")])).open_session(S)
@@ -182,11 +184,7 @@ async def test_a_cost_that_went_along_with_a_refused_commit_is_not_taken_for_wha
     make_core, monkeypatch
 ) -> None:
     core = make_core(ScriptedCaller([text("one"), text("title"), text("two")]))
-    session = await core.open_session(S)
-    await session.turn("a").run()
-    fence = await held_by_somebody(core)
-    await session.direct_completion(asking())
-    await core.store.release_lease(fence)
+    session = await that_owes(core)
 
     async def refuse(*_: object, **__: object) -> None:
         raise StoreLocked("busy")
