@@ -354,8 +354,11 @@ class QueueWorker:
             return
         try:
             await self._on_event(event)
-        except Exception as error:  # noqa: BLE001 - whoever is told of the work is no part of it, nor is its fault
+        except Exception as error:
             self._fail(error)
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # what it made of that: the worker ends now
+                raise asyncio.CancelledError from error
 
 
 def _failure_of(result: TurnResult) -> str | None:
