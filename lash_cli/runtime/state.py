@@ -264,9 +264,12 @@ def plan_of(turn: TurnRecord, claim_id: str | None) -> TurnPlan | None:
     try:
         return decode(turn.plan, TurnPlan)
     except msgspec.DecodeError as error:
+        from shlex import quote  # a turn may be called anything; nothing else here needs it
+
+        hint = f"give back what it took, and it is dropped: lash queue abandon {quote(claim_id)}" if claim_id else None
         raise StoreUnusable(
             f"what turn {turn.turn_id!r} was started with does not decode: {error}",
-            hint=f"give back what it took, and it is dropped: lash queue abandon {claim_id}" if claim_id else None,
+            hint=hint,
             details={"session": turn.session_id, "turn_id": turn.turn_id, "claim_id": claim_id},
         ) from error
 
