@@ -844,5 +844,5 @@ async def test_a_limit_that_is_no_whole_number_is_refused_and_not_stored_as_none
     with pytest.raises(UsageError, match="a whole number of them"):
         await session.configure(SessionConfigPatch(max_turns=limit))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="a whole number of them"):
-        make_core(ScriptedCaller([]), max_turns=limit)
+        LashCore(provider=ScriptedCaller([]), model=ModelSpec("m"), max_turns=limit)
     assert (await session.turn("go").run()).result.is_success
