@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.clock import ManualClock
 
-from lash_cli.errors import StoreUnusable
+from lash_cli.core.codec import decode_any
 from lash_cli.store.base import JournalClaim, JournalPrepared
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.journal import SESSION, JournalLaws, claim_of, envelope_of, take_lane
@@ -76,10 +77,10 @@ def test_results_from_half_a_kilobyte_on_are_stored_compressed() -> None:
     assert len(pack(b"a" * COMPRESS_FROM_BYTES)) < COMPRESS_FROM_BYTES
 
 
-@pytest.mark.parametrize("stored", [b"", b"\x02x", b"\x01not deflate"])
-def test_a_damaged_result_is_an_error_and_never_an_answer(stored: bytes) -> None:
-    with pytest.raises(StoreUnusable):
-        unpack(stored)
+@pytest.mark.parametrize("stored", [b"", b"\x02x", b"\x01not deflate", b'{"kind": "llm_call"}', b"1"])
+def test_a_damaged_result_decodes_as_nothing(stored: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode_any(unpack(stored), object)
 
 
 async def test_a_row_names_the_key_of_its_session(open_store: OpenStore, clock: ManualClock, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from lash_cli.core.outcome import CancelGate
 from lash_cli.core.policy import PersistedSessionConfig
 from lash_cli.core.queued_work import MergeKey, QueuedWorkPayload
 from lash_cli.core.wait import Resolution
-from lash_cli.errors import CorruptNode, StoreUnusable
+from lash_cli.errors import CorruptNode
 from lash_cli.store.sqlite.deletion import OWNED
 from lash_cli.store.sqlite.journal import unpack
 from lash_cli.store.sqlite.lineage import HIDDEN_OF_RUN, Run, Segment, is_whole, key_at, runs_to_root, segments_of
@@ -254,7 +254,7 @@ def _damaged_results(connection: sqlite3.Connection) -> Iterator[Broken]:
         for session_id, name, stored in connection.execute(statement):
             try:
                 decode_any(unpack(stored), object)
-            except (StoreUnusable, *UNDECODABLE) as error:
+            except UNDECODABLE as error:
                 yield Broken("record_undecodable", session_id, f"result of effect {name}: {error}")
 
 

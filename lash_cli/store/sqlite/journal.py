@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lash_cli.core.effect import CanonicalEnvelope
 from lash_cli.core.lease import LeaseFence, is_fence_live
-from lash_cli.errors import SessionExecutionLeaseExpired, StoreUnusable
+from lash_cli.errors import SessionExecutionLeaseExpired
 from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRecording, JournalRow
 from lash_cli.store.sqlite.database import Database, running_loop
 from lash_cli.store.sqlite.sessions import lease_row
@@ -97,15 +97,14 @@ def pack(data: bytes) -> bytes:
 
 
 def unpack(stored: bytes) -> bytes:
-    """The bytes given to `pack`; raises `StoreUnusable` when the stored form is damaged."""
+    """The bytes given to `pack`. Of a damaged form there are none, which do not decode: who reads them knows what of,
+    and what helps."""
     if stored[:1] == _PLAIN:
         return stored[1:]
     try:
-        if stored[:1] == _DEFLATED:
-            return zlib.decompress(stored[1:])
-    except zlib.error as error:
-        raise StoreUnusable(f"a journalled result is damaged: {error}") from error
-    raise StoreUnusable("a journalled result has an unknown format")
+        return zlib.decompress(stored[1:]) if stored[:1] == _DEFLATED else b""
+    except zlib.error:
+        return b""
 
 
 def _packed_here(data: bytes | None) -> bytes | None:
@@ -297,7 +296,7 @@ class Journal:
         await asyncio.shield(self._database.write_later(release, waits_for_company=False))
 
     async def journal_rows(self, scope_key: str) -> tuple[JournalRow, ...]:
-        """Every row of a scope. Raises `StoreUnusable` for a damaged result."""
+        """Every row of a scope."""
 
         def load(connection: sqlite3.Connection) -> tuple[JournalRow, ...]:
             return tuple(_journal_row(row) for row in connection.execute(_ROWS, (scope_key,)))
