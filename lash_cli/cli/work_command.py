@@ -92,7 +92,7 @@ def command(
     Held queues are left alone, and by --all sessions whose directory is not there.
     SIGTERM or Ctrl-C lets running turns finish
     within --grace and cancels them then; a second one leaves them to whoever
-    works next. Exit status 8 means that a turn failed.
+    works next. Exit status 8 means that a turn failed, or that a session could not be worked on.
     """
     references, is_implied = tuple(sessions or ()), False
     if not references and not every:
