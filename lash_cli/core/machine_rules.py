@@ -147,9 +147,10 @@ def _is_substantial(part: LlmPart) -> bool:
 
 
 def with_unique_call_ids(response: LlmResponse, taken: set[str], prefix: str) -> LlmResponse:
-    """The response with every call under a non-blank id that is new to the turn.
+    """The response with every call under a non-blank id that is new to the conversation.
 
-    Some wires send no ids and some count from zero in every answer. Such an id
+    Some wires send no ids and some count from zero in every answer; others, to
+    which a session may be switched, refuse a conversation with an id twice. Such an id
     becomes `{prefix}.c{index}`, a function of the position only, so a replay
     finds it again. Other ids stay what the provider sent.
     """

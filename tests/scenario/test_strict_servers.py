@@ -323,3 +323,27 @@ async def test_who_is_refused_for_the_order_is_not_asked_again_and_told_what_hel
         async with await core.open_session(S) as session:
             assert (await session.turn("three").run()).result.assistant_message() == "fine"
     assert strict.refusals == ["Unexpected role 'user' after role 'tool'"]
+
+
+async def test_calls_counted_from_zero_in_every_answer_have_ids_of_their_own_in_the_whole_conversation(
+    make_core,
+) -> None:
+    """Anthropic refuses a conversation with an id twice, and a state with one is not taken back."""
+    counting = [tool_calls_reply([("double", {"value": 1}, "double:0")]), text_reply("2")]
+    async with ChatServer() as server:
+        core = core_of(server, make_core, options={}, tools=[doubling()])
+        async with await core.open_session(S) as session:
+            for _ in range(2):
+                server.script(*counting)
+                await session.turn("go on").run()
+        core = core_of(server, make_core, options={}, kind="anthropic", tools=[doubling()])
+        async with await core.open_session(S) as session:
+            server.script(spoken(text_reply("fine"), "/messages"))
+            assert (await session.turn("and you").run()).result.assistant_message() == "fine"
+            state = await session.admin().export_persistence_state()
+            async with await core.open_with_state("copy", state.rebound_to("copy")) as copied:
+                assert len(copied.read_view().messages) == len(session.read_view().messages)
+        blocks = [block for message in server.requests[-1].json["messages"] for block in message["content"]]
+    used = [block["id"] for block in blocks if block["type"] == "tool_use"]
+    assert used == [block["tool_use_id"] for block in blocks if block["type"] == "tool_result"]
+    assert len(set(used)) == len(used) == 2
