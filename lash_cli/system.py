@@ -7,14 +7,20 @@ only all four together prove that a holder is dead.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from functools import cache
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 from lash_cli.core.ids import sortable_id
 from lash_cli.core.lease import LocalProcess
+from lash_cli.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lash_cli.core.protocols import Clock, Ids
 
 _DRAW_BYTES = 16
 _PAGE_BYTES = 64 * _DRAW_BYTES
@@ -72,6 +78,86 @@ class SystemIds:
     def bits(self, count: int) -> int:
         """`count` random bits."""
         return int.from_bytes(os.urandom((count + 7) // 8), "big") >> (-count % 8)
+
+
+def clock_of(given: Clock | None) -> Clock:
+    """The clock of the machine unless one is given, which is held to its word; raises `ConfigError` (`config_invalid`)
+    for one that does not keep it now."""
+    if given is None:
+        return SystemClock()
+    return given if isinstance(given, _CheckedClock) or type(given) is SystemClock else _CheckedClock(given)
+
+
+def ids_of(given: Ids | None) -> Ids:
+    """The ids of the machine unless others are given, which are held to their word."""
+    if given is None:
+        return SystemIds()
+    return given if isinstance(given, _CheckedIds) or type(given) is SystemIds else _CheckedIds(given)
+
+
+class _CheckedClock:
+    """A clock that is not ours. What it answers stands in records, where a time of another type could not be read
+    again: it raises `ConfigError` instead."""
+
+    __slots__ = ("_given",)
+
+    def __init__(self, given: Clock) -> None:
+        self._given = given
+        self.now_ms()
+        self.monotonic()
+
+    def now_ms(self) -> int:
+        """Epoch milliseconds."""
+        answer = self._given.now_ms()
+        if not isinstance(answer, int):
+            raise _broken_word("now_ms", answer, "whole milliseconds", "int(time.time() * 1000) are such")
+        return answer
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        answer = self._given.monotonic()
+        if not isinstance(answer, int | float) or not math.isfinite(answer):
+            raise _broken_word("monotonic", answer, "seconds", "time.monotonic() has such")
+        return answer
+
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the calling task."""
+        await self._given.sleep(seconds)
+
+
+class _CheckedIds:
+    """Ids that are not ours: as `_CheckedClock`. A turn without a name could never be ended."""
+
+    __slots__ = ("_given",)
+
+    def __init__(self, given: Ids) -> None:
+        self._given = given
+
+    def new(self, prefix: str) -> str:
+        """A new id that begins with `prefix`."""
+        return _named("new", self._given.new(prefix))
+
+    def token(self) -> str:
+        """An unguessable ownership token."""
+        return _named("token", self._given.token())
+
+    def bits(self, count: int) -> int:
+        """`count` random bits."""
+        answer = self._given.bits(count)
+        if not isinstance(answer, int) or answer >> count:
+            raise _broken_word("bits", answer, f"{count} random bits", "random.getrandbits(count) are such")
+        return answer
+
+
+def _named(method: str, answer: object) -> str:
+    if not isinstance(answer, str) or not answer.strip() or not answer.isprintable():
+        raise _broken_word(method, answer, "printable text", "uuid.uuid4().hex is such")
+    return answer
+
+
+def _broken_word(method: str, answer: object, wanted: str, hint: str) -> ConfigError:
+    given = "the clock" if method in ("now_ms", "monotonic") else "the maker of ids"
+    return ConfigError(f"{given} answered {answer!r:.80} to {method}, not {wanted}", hint=hint)
 
 
 def _read(path: str) -> str | None:

@@ -65,7 +65,7 @@ from lash_cli.runtime.host import (
 from lash_cli.runtime.session import Dirty, ResidentSession
 from lash_cli.runtime.state import Residency, RuntimeSessionState, require_own
 from lash_cli.store.base import RuntimePersistence, SessionCreate, SessionMeta
-from lash_cli.system import SystemClock, SystemIds, this_process
+from lash_cli.system import clock_of, ids_of, this_process
 from lash_cli.tools.registry import ToolRegistry
 
 if TYPE_CHECKING:
@@ -205,8 +205,7 @@ class LashCore(SessionHistories):
             policy = msgspec.structs.replace(policy, prompt=prompt)
         if self._tools:
             self._require_distinct_tools()
-        clock = clock or SystemClock()
-        ids = ids or SystemIds()
+        clock, ids = clock_of(clock), ids_of(ids)
         timings = lease_timings or LeaseTimings()
         if effect_host is None:
             effect_host = _default_effect_host(store, clock, ids, timings, crash_point)

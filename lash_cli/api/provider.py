@@ -11,7 +11,7 @@ from typing import Any
 from lash_cli.core.protocols import Clock, Ids, ModelCaller
 from lash_cli.errors import ConfigError
 from lash_cli.providers.catalog import ProviderSettings, build_caller
-from lash_cli.system import SystemClock, SystemIds
+from lash_cli.system import clock_of, ids_of
 
 
 def provider(
@@ -34,7 +34,7 @@ def provider(
     """
     settings = ProviderSettings(name or kind, kind, base_url, key, options)
     try:
-        return build_caller(settings, clock=clock or SystemClock(), ids_bits=(ids or SystemIds()).bits)
+        return build_caller(settings, clock=clock_of(clock), ids_bits=ids_of(ids).bits)
     except ConfigError as error:
         if error.code == "key_missing":
             # The hint of the command names a variable that nobody reads here.

@@ -48,7 +48,7 @@ from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers.classify import MAX_ERROR_CHARS, from_exception, presentable
 from lash_cli.stragglers import end
-from lash_cli.system import SystemClock, SystemIds
+from lash_cli.system import SystemIds, clock_of
 
 _log = logging.getLogger("lash.models")
 
@@ -229,7 +229,7 @@ class RetryingCaller:
         findings go into the record."""
         self._provider = provider
         self._provider_id = provider_id or provider.kind
-        self._clock = clock or SystemClock()
+        self._clock = clock_of(clock)
         self._random_bits = random_bits or SystemIds().bits
         self._policy = policy or RetryPolicy()
         self._secrets = secrets

@@ -42,7 +42,7 @@ from lash_cli.runtime.trace_documents import (
     stream_event,
 )
 from lash_cli.settings import redact as shapes
-from lash_cli.system import SystemClock, SystemIds
+from lash_cli.system import clock_of, ids_of
 
 if TYPE_CHECKING:
     from lash_cli.runtime.drive import Drive
@@ -86,9 +86,9 @@ class Tracer:
         context: TraceContext | None = None,
     ) -> None:
         self.level = level
-        self.clock = clock or SystemClock()
+        self.clock = clock_of(clock)
         self._sink = sink
-        self._ids = ids or SystemIds()
+        self._ids = ids_of(ids)
         self._redact = redact or shapes.redact
         self._context = context or TraceContext()
         self.lost = 0  # records that the sink did not take

@@ -16,7 +16,7 @@ from lash_cli.core.claim_limits import MAX_CLAIMED_BATCHES, MAX_CLAIMED_INPUTS
 from lash_cli.store.sqlite.connections import LOCK_TIMEOUT_SECONDS
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.sessions import SessionTable
-from lash_cli.system import SystemClock, SystemIds
+from lash_cli.system import clock_of, ids_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -237,8 +237,8 @@ class SqliteStore:
         lock_timeout_s: float = LOCK_TIMEOUT_SECONDS,
     ) -> SqliteStore:
         """Open or create the file, with the clock and the ids of the machine unless given; raises like
-        `Database.open`."""
-        clock, ids = clock or SystemClock(), ids or SystemIds()
+        `Database.open`, and `ConfigError` for a clock that tells no time."""
+        clock, ids = clock_of(clock), ids_of(ids)
         database = Database.open(
             path, clock=clock, read_only=read_only, synchronous=synchronous, lock_timeout_s=lock_timeout_s
         )
