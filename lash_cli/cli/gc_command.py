@@ -69,7 +69,7 @@ def command(
 
 
 def _idle_since(now_ms: int) -> int | None:
-    """The last commit of a session that expires now; None when none does. Raises `ConfigError`."""
+    """The last use of a session that expires now; None when none does. Raises `ConfigError`."""
     settings = current().settings
     max_age, min_age = settings.retention_max_age, settings.retention_min_age
     if max_age is None:
@@ -94,7 +94,8 @@ async def _expired(idle_since_ms: int, now_ms: int) -> list[SessionRow]:
 def _is_expired(row: SessionRow, idle_since_ms: int, now_ms: int) -> bool:
     from lash_cli.cli.documents import is_lease_live
 
-    used_at_ms = max(row.meta.created_at_ms, row.last_commit_at_ms or 0)
+    # An import is a use: an archive is brought back to be looked at, however old it is.
+    used_at_ms = max(row.meta.created_at_ms, row.last_commit_at_ms or 0, row.imported_at_ms or 0)
     is_busy = row.running_turn_id is not None or is_lease_live(row.lease, now_ms, is_definitely_dead)
     return used_at_ms < idle_since_ms and not is_busy and not row.pending_inputs and not row.pending_batches
 

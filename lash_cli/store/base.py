@@ -111,6 +111,8 @@ class SessionRow(Record):
     pending_batches: int = 0
     # Whether the running turn waits for something outside: for a promise of its own that is not kept yet.
     is_waiting: bool = False
+    # When it came in from an archive, None for one that was made here.
+    imported_at_ms: int | None = None
 
 
 class ReadScope(StrEnum):

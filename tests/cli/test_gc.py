@@ -132,6 +132,22 @@ def test_sessions_go_only_by_max_age_and_only_after_a_confirmation(lash, home):
     assert lash("open", "old", "-o", "json").error["code"] == "session_deleted"
 
 
+def test_an_old_session_that_was_just_imported_was_just_used(lash, home, tmp_path):
+    lash("open", "old")
+    lash("turn", "old", "!text x")
+    long_ago = f"last_commit_at_ms = last_commit_at_ms - {40 * DAY_MS}"
+    change(home, f"UPDATE sessions SET created_at_ms = 1, last_activity_at_ms = last_commit_at_ms, {long_ago}")
+    assert lash("export", "old", "--as", "json", "--out", str(tmp_path / "old.json")).code == 0
+    lash("open", "young")
+    assert lash("import", str(tmp_path / "old.json"), "--id", "back").code == 0
+    assert lash("ls", "-q").out.split()[-1] == "back", "where it came from it was used before all others"
+    told = lash("gc", "--yes", "-c", "retention.max_age=30d", "-o", "json").json
+    assert [one["id"] for one in told["sessions"]] == ["old"]
+    change(home, f"UPDATE sessions SET imported_at_ms = imported_at_ms - {40 * DAY_MS}")
+    told = lash("gc", "--yes", "-c", "retention.max_age=30d", "-o", "json").json
+    assert [one["id"] for one in told["sessions"]] == ["back"]
+
+
 def test_a_max_age_below_min_age_is_a_mistake(lash):
     lash("open", "s")
     done = lash("gc", "-c", "retention.max_age=1h", "-o", "json")

@@ -7,8 +7,16 @@ import sqlite3
 from lash_cli.store.sqlite import checked_tables, numbered_tables, queue_tables, schema, search_tables
 
 
+def without_imports(connection: sqlite3.Connection) -> None:
+    """The file of before migration 13: nothing says that a session came in from an archive."""
+    connection.execute("ALTER TABLE sessions DROP COLUMN imported_at_ms")
+    connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0013_imported_sessions'")
+    connection.execute("PRAGMA user_version = 12")
+
+
 def with_numbers_of_sqlite(connection: sqlite3.Connection) -> None:
     """The file of before migration 12: SQLite writes down the last number of the queue with every row."""
+    without_imports(connection)
     for table in numbered_tables.NUMBERED:
         key = "enqueue_seq INTEGER PRIMARY KEY"
         connection.execute(f"DROP TRIGGER {table}_numbered")

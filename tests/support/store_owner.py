@@ -15,6 +15,7 @@ from support.old_files import (
     with_nodes_by_session,
     with_numbers_of_sqlite,
     with_two_indexes_of_what_is_held,
+    without_imports,
 )
 from support.witness import Witness
 
@@ -31,6 +32,7 @@ from lash_cli.system import SystemIds
 
 COMMANDS = (("db", "check"), ("ls",), ("db", "vacuum"), ("gc",), ("usage",))
 OLDER = (
+    without_imports,
     with_numbers_of_sqlite,
     with_checks_by_list,
     with_two_indexes_of_what_is_held,

@@ -70,8 +70,8 @@ WHERE a.session_key = ? AND a.attachment_ref = ?
 _INSERT_SESSION: Final = """
 INSERT INTO sessions (session_id, name, created_at_ms, cwd, parent_session_id, labels, closed_at_ms, parked_at_ms,
     last_activity_at_ms, last_commit_at_ms, config, head_revision, leaf_seq, next_seq, turn_state, components,
-    checkpoint_ref, frame_ordinal)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    checkpoint_ref, frame_ordinal, imported_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _INSERT_TURN: Final = """
 INSERT INTO turns (session_key, turn_id, turn_index, state, origin, started_at_ms, generation, content_hash, summary,
@@ -214,6 +214,7 @@ def _import(
             components,
             None if head is None else checkpoint_ref_of(turn_state, components),
             None if head is None else _active_ordinal(head),
+            now_ms,
         ),
     )
     key = inserted.lastrowid

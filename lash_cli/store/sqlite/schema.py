@@ -326,6 +326,10 @@ _NODES_BRANCHING = (
 )
 _SESSIONS_LEAF_KEY = "ALTER TABLE sessions ADD COLUMN leaf_key INTEGER"
 
+# When a session came in from an archive, NULL for one that was made here: retention counts from then, while everything
+# else about it is as old as it was where it came from.
+_SESSIONS_IMPORTED = "ALTER TABLE sessions ADD COLUMN imported_at_ms INTEGER"
+
 
 def _first_tables(connection: sqlite3.Connection) -> None:
     for statement in (
@@ -422,6 +426,10 @@ def _numbers_by_rows(connection: sqlite3.Connection) -> None:
     number_by_rows(connection)
 
 
+def _imported_sessions(connection: sqlite3.Connection) -> None:
+    connection.execute(_SESSIONS_IMPORTED)
+
+
 # In order; the position is the version the file has afterwards. Published entries never change.
 MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] = (
     ("0001_first_tables", _first_tables),
@@ -436,6 +444,7 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
     ("0010_held_rows", _held_rows),
     ("0011_checks_by_value", _checks_by_value),
     ("0012_numbers_by_rows", _numbers_by_rows),
+    ("0013_imported_sessions", _imported_sessions),
 )
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)

@@ -55,7 +55,7 @@ SESSION_COLUMNS = (
     HEAD_COLUMNS
     + """,
     s.name, s.created_at_ms, s.cwd, s.parent_session_id, s.labels, s.parked_at_ms, s.last_activity_at_ms,
-    s.last_commit_at_ms, s.config, s.hold_reason
+    s.last_commit_at_ms, s.config, s.hold_reason, s.imported_at_ms
 """
 )
 _READ = "SELECT" + SESSION_COLUMNS + "FROM sessions s WHERE s.session_id = ?"
@@ -163,6 +163,7 @@ class StoredSession(StoredHead, frozen=True, gc=False):
     last_commit_at_ms: int | None
     config: str
     hold_reason: str | None
+    imported_at_ms: int | None
 
     def meta(self) -> SessionMeta:
         """What identifies the session."""
@@ -281,6 +282,7 @@ def _row_of(connection: sqlite3.Connection, stored: StoredSession, now_ms: int) 
         pending_inputs,
         pending_batches,
         is_waiting,
+        stored.imported_at_ms,
     )
 
 
