@@ -61,7 +61,6 @@ def write_schema_1(path: Path) -> None:
     connection.execute("BEGIN")
     with pytest.MonkeyPatch.context() as past:
         past.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
-        past.setattr(schema, "_WRITE_USER_VERSION", "PRAGMA user_version = 1")
         schema.migrate(connection)
     owner = encode(LeaseOwnerIdentity("gone", "1")).decode()
     connection.execute(SESSION, (S, encode(make.CONFIG).decode(), owner))

@@ -26,6 +26,7 @@ from lash_cli.errors import (
     UsageError,
 )
 from lash_cli.store.sqlite.file_names import StrPath, file_uri, is_in_the_way
+from lash_cli.store.sqlite.schema import READ_USER_VERSION, SCHEMA_VERSION
 
 LOCK_TIMEOUT_SECONDS: Final = 15.0
 _FIRST_RETRY_SECONDS: Final = 0.0001
@@ -118,10 +119,29 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
             "even reading needs a directory that can be written: copy it to one, and name the copy with --db FILE"
         )
         return StoreReadOnly(f"{path} cannot be opened or written: {error}", hint=readable_hint(path) or elsewhere)
+    if str(error).startswith(_MISSING_PARTS) and (version := _version(path)) > SCHEMA_VERSION:
+        hint = "a newer lash brought it up to date meanwhile: start again, and should this be said again, update lash"
+        return too_new(path, version, hint=hint)
     if primary in _CORRUPT_CODES or str(error).startswith((*_MISSING_PARTS, _DAMAGED_TEXT)):
         reason = str(error).partition(_WHAT_IT_IS)[0]
         return StoreUnusable(f"{path} is damaged or not a database: {reason}", code="store_corrupt")
     return StoreError(f"{path}: {error}")
+
+
+def too_new(path: StrPath, version: int, *, hint: str) -> StoreUnusable:
+    """The error for a file of a schema that this program does not know."""
+    message = f"{path} has schema {version}, this program knows {SCHEMA_VERSION}"
+    return StoreUnusable(message, code="schema_too_new", hint=hint)
+
+
+def _version(path: StrPath) -> int:
+    """The schema a file has by now, 0 where it cannot be asked."""
+    try:
+        with contextlib.closing(connect(path, (), read_only=True)) as connection:
+            (version,) = connection.execute(READ_USER_VERSION).fetchone()
+    except (sqlite3.Error, LashError):
+        return 0
+    return int(version)
 
 
 def _has_descriptor_left() -> bool:

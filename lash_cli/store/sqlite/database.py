@@ -37,6 +37,7 @@ from lash_cli.store.sqlite.connections import (
     in_the_way,
     mapped_errors,
     patiently,
+    too_new,
 )
 from lash_cli.store.sqlite.file_names import StrPath, is_there
 from lash_cli.store.sqlite.process_forks import refuse_lost, watch
@@ -84,11 +85,7 @@ def _is_current(connection: sqlite3.Connection, path: StrPath) -> bool:
             raise StoreUnusable(f"{path} is not a lash database", code="store_corrupt")
         return False
     if version > schema.SCHEMA_VERSION:
-        raise StoreUnusable(
-            f"{path} has schema {version}, this program knows {schema.SCHEMA_VERSION}",
-            code="schema_too_new",
-            hint="update lash",
-        )
+        raise too_new(path, version, hint="update lash")
     return bool(version == schema.SCHEMA_VERSION)
 
 

@@ -16,6 +16,7 @@ from lash_cli.store.sqlite.announcing import WriterConnection
 from lash_cli.store.sqlite.lineage import find_node, segments_of
 from lash_cli.store.sqlite.live import append_behind
 from lash_cli.store.sqlite.live_rows import NEWEST, change_row
+from lash_cli.store.sqlite.schema import IS_OF_TODAY
 from lash_cli.store.sqlite.sessions import refuse_closed, refuse_missing
 
 # The session that a row enters, behind what its event is appended, and its next seq where a message of that id may have
@@ -25,7 +26,8 @@ SELECT s.session_key, s.head_revision, s.closed_at_ms, l.epoch, l.hole, ({NEWEST
     CASE WHEN EXISTS (SELECT 1 FROM nodes INDEXED BY nodes_by_id
         WHERE session_key = s.session_key AND node_id = ? AND tombstoned = 0)
     OR EXISTS (SELECT 1 FROM node_origins WHERE session_key = s.session_key) THEN s.next_seq END
-FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key AND l.stamp = ? WHERE s.session_id = ?
+FROM sessions s LEFT JOIN live_log l ON l.session_key = s.session_key AND l.stamp = ?
+WHERE s.session_id = ? AND {IS_OF_TODAY}
 """
 
 

@@ -19,6 +19,7 @@ from lash_cli.core.lease import LeaseFence, is_fence_live
 from lash_cli.errors import SessionExecutionLeaseExpired
 from lash_cli.store.base import JournalClaim, JournalPrepared, JournalRecording, JournalRow
 from lash_cli.store.sqlite.database import Database, running_loop
+from lash_cli.store.sqlite.schema import IS_OF_TODAY
 from lash_cli.store.sqlite.sessions import lease_row
 
 if TYPE_CHECKING:
@@ -36,11 +37,11 @@ _PLAIN: Final = b"\x00"
 _DEFLATED: Final = b"\x01"
 
 # Contract 01 §13: what a fence is checked against, and the key of the session.
-_FENCED_SESSION = """
+_FENCED_SESSION = f"""
 SELECT session_key, lease_fencing_token, lease_token, lease_owner, lease_claimed_at_ms, lease_expires_at_ms
-FROM sessions WHERE session_id = ?
+FROM sessions WHERE session_id = ? AND {IS_OF_TODAY}
 """
-_SESSION_KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
+_SESSION_KEY = f"SELECT session_key FROM sessions WHERE session_id = ? AND {IS_OF_TODAY}"
 # Contract 03 §2.6 "nothing": claim a new row. An existing one stays as it is.
 _CLAIM_NEW = """
 INSERT INTO effects (scope_key, replay_key, session_key, status, envelope_hash, envelope, lease_owner, lease_token,

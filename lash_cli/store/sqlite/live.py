@@ -55,6 +55,7 @@ from lash_cli.store.sqlite.live_rows import (
     standing_text,
 )
 from lash_cli.store.sqlite.places import LAST_POSITION, POSITION_BITS, places
+from lash_cli.store.sqlite.schema import IS_OF_TODAY
 from lash_cli.store.sqlite.sessions import find_session
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ _TRIM = "DELETE FROM live_row WHERE place BETWEEN ? AND ?"
 _RAISE_FLOOR = "UPDATE live_log SET floor = max(floor, ?) WHERE session_key = ?"
 _DELETE_LOG = "DELETE FROM live_log WHERE session_key = ?"
 # Who may append previews: only the generation that holds the lane, or held it last.
-_SESSION = "SELECT session_key, coalesce(head_revision, 0), lease_fencing_token FROM sessions WHERE session_id = ?"
+_SESSION = f"""
+SELECT session_key, coalesce(head_revision, 0), lease_fencing_token FROM sessions WHERE session_id = ? AND {IS_OF_TODAY}
+"""
 # One look of a tail: head, lane, log and the end of it in one row.
 _LOOK = f"""
 SELECT s.session_key, coalesce(s.head_revision, 0), s.lease_token IS NOT NULL AND ? < s.lease_expires_at_ms,

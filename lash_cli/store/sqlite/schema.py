@@ -449,10 +449,17 @@ MIGRATIONS: Final[tuple[tuple[str, Callable[[sqlite3.Connection], None]], ...]] 
 
 SCHEMA_VERSION: Final = len(MIGRATIONS)
 
+# Says today's version by the name of its column, so that a statement which names it is prepared against this schema
+# only.
+_FORGET_TODAY: Final = "DROP VIEW IF EXISTS schema_of_today"
+# To stand in a condition of what a write reads first. SQLite looks the name up as it prepares the statement, which it
+# does again after every change of the schema, and leaves the rest out of what it runs: who has the file open while a
+# newer lash brings it up to date is refused, and until then it costs nothing.
+IS_OF_TODAY: Final = f"(1 OR EXISTS (SELECT version_{SCHEMA_VERSION} FROM schema_of_today))"
+
 READ_USER_VERSION: Final = "PRAGMA user_version"
 READ_APPLICATION_ID: Final = "PRAGMA application_id"
-# PRAGMA takes no parameters; both values are constants of this module.
-_WRITE_USER_VERSION: Final = f"PRAGMA user_version = {SCHEMA_VERSION}"
+# PRAGMA takes no parameters; the value is a constant of this module.
 _WRITE_APPLICATION_ID: Final = f"PRAGMA application_id = {APPLICATION_ID}"
 # Whether an unstamped file holds anything at all: then it is somebody else's.
 HAS_ANY_TABLE: Final = "SELECT EXISTS (SELECT 1 FROM sqlite_master)"
@@ -468,7 +475,11 @@ def migrate(connection: sqlite3.Connection) -> None:
         migrations(name=name)(_bound(apply))
     database = Database(connection, recursive_triggers=False, execute_plugins=False)
     migrations.apply(database)
-    connection.execute(_WRITE_USER_VERSION)
+    version = len(MIGRATIONS)
+    connection.execute(_FORGET_TODAY)
+    # Neither takes parameters.
+    connection.execute(f"CREATE VIEW schema_of_today AS SELECT NULL AS version_{version}")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.execute(_WRITE_APPLICATION_ID)
 
 

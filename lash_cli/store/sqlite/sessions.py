@@ -29,6 +29,7 @@ from lash_cli.errors import (
 from lash_cli.store.base import HeadPosition, SessionCreate, SessionMeta, SessionRow
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.places import sql_place
+from lash_cli.store.sqlite.schema import IS_OF_TODAY
 
 if TYPE_CHECKING:
     from lash_cli.core.protocols import Ids
@@ -48,7 +49,7 @@ HEAD_COLUMNS = f"""
     s.turn_state, s.components, s.checkpoint_ref, s.frame_ordinal, s.lease_fencing_token, s.lease_token, s.lease_owner,
     s.lease_claimed_at_ms, s.lease_expires_at_ms,
     (SELECT n.node_id FROM nodes n
-        WHERE n.place = {sql_place("coalesce(s.leaf_key, s.session_key)", "s.leaf_seq")})
+        WHERE n.place = {sql_place("coalesce(s.leaf_key, s.session_key)", "s.leaf_seq")} AND {IS_OF_TODAY})
 """
 # The whole row, in the order of `StoredSession`.
 SESSION_COLUMNS = (
@@ -73,7 +74,7 @@ _BY_PREFIX = (
     + SESSION_COLUMNS
     + "FROM sessions s WHERE s.session_id >= ? AND s.session_id < ? ORDER BY s.session_id LIMIT ?"
 )
-_KEY = "SELECT session_key FROM sessions WHERE session_id = ?"
+_KEY = f"SELECT session_key FROM sessions WHERE session_id = ? AND {IS_OF_TODAY}"
 # D7: an id is used once.
 _IS_DELETED = "SELECT 1 FROM deleted_sessions WHERE session_id = ?"
 # An id is found before a name: a name that is the id of another session would never mean its own.
