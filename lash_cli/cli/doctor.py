@@ -117,6 +117,13 @@ def _waiting_for_somebody(inside: StoreReport) -> Iterator[Finding]:
         if turn["holder"] is None:
             message = f"turn {turn['turn']} of {turn['name']} was cut off"
             yield Finding("turn_unfinished", message, f"finish it with: lash resume {turn['session']}", 0)
+    for lease in inside.from_the_future:
+        message = (
+            f"{lease['name']} is held until {lease['expires_at']} by an owner of another boot or machine,"
+            " since a time that is yet to come: the clock was set back"
+        )
+        hint = f"set the clock right, or go on in a copy: lash fork {lease['session']}"
+        yield Finding("lease_from_the_future", message, hint, 0)
     for queue in inside.held:
         reason = f": {queue['reason']}" if queue["reason"] else ""
         message = f"the queue of {queue['name']} is held since {queue['held_at']}{reason}"

@@ -13,7 +13,7 @@ from lash_cli.core.lease import LocalProcess, is_row_live
 from lash_cli.core.queued_work import BatchState
 from lash_cli.paths import Paths
 from lash_cli.store.base import RuntimePersistence, SessionRow
-from lash_cli.system import SystemClock, is_definitely_dead
+from lash_cli.system import SystemClock, is_definitely_dead, this_process
 from lash_cli.views.times import rfc3339
 
 
@@ -25,6 +25,7 @@ class StoreReport(NamedTuple):
     unfinished: tuple[Document, ...] = ()
     held: tuple[Document, ...] = ()
     dead: tuple[Document, ...] = ()
+    from_the_future: tuple[Document, ...] = ()
 
 
 def inspect_store(paths: Paths) -> StoreReport:
@@ -56,7 +57,8 @@ async def _report(store: RuntimePersistence) -> StoreReport:
     ]
     held = [_held(row) for row in rows.values() if row.meta.held_at_ms is not None]
     dead = [document for row in rows.values() for document in await _dead_batches(store, row)]
-    return StoreReport(len(rows), tuple(holders.values()), tuple(unfinished), tuple(held), tuple(dead))
+    future = [holders[key] for key, row in rows.items() if _is_from_the_future(row)]
+    return StoreReport(len(rows), tuple(holders.values()), tuple(unfinished), tuple(held), tuple(dead), tuple(future))
 
 
 def _held(row: SessionRow) -> Document:
@@ -92,6 +94,18 @@ def _live_pid(holder: Document | None) -> int | str | None:
     if holder is None or holder["state"] != "live":
         return None
     return holder["pid"] or str(holder["owner"])
+
+
+def _is_from_the_future(row: SessionRow) -> bool:
+    """Whether a lane is kept by a lease that was taken at a time which is yet to come, and whose holder cannot be asked
+    whether it lives: the clock was set back since, and nothing but the lease's end frees the lane (contract 01 §13)."""
+    now_ms = SystemClock().now_ms()
+    owner = row.lease.owner
+    if not is_row_live(row.lease, now_ms) or row.lease.claimed_at_ms <= now_ms or owner is None:
+        return False
+    this = this_process()
+    process = owner.liveness if isinstance(owner.liveness, LocalProcess) else None
+    return process is None or (process.host_id, process.boot_id) != (this.host_id, this.boot_id)
 
 
 def _holder(row: SessionRow) -> Document:

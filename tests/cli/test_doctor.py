@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 
+import msgspec
 import pytest
 
+from lash_cli.core.codec import encode
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputDraft
 from lash_cli.core.lease import LeaseOwnerIdentity
@@ -238,3 +240,31 @@ async def test_a_record_that_does_not_decode_is_damage_and_the_way_to_find_it_is
         assert (refused.code, refused.out, refused.error["code"]) == (9, "", "store_corrupt")
         assert "lash db check" in refused.error["hint"]
     assert lash("db", "check").code == 9
+
+
+def test_a_lease_of_another_boot_that_a_clock_set_back_makes_last_is_told(lash, home):
+    lash("open", "s")
+    lash("open", "other")
+    later_ms = SystemClock().now_ms() + 86_400_000
+
+    def lease(session_id: str, boot: str, claimed_at_ms: int) -> None:
+        owner = LeaseOwnerIdentity("o", "1", msgspec.structs.replace(this_process(), boot_id=boot), "turn")
+        with contextlib.closing(sqlite3.connect(home / "lash.db")) as connection, connection:
+            connection.execute(
+                "UPDATE sessions SET lease_token = 'x', lease_owner = ?, lease_claimed_at_ms = ?,"
+                " lease_expires_at_ms = ? WHERE session_id = ?",
+                (encode(owner).decode(), claimed_at_ms, claimed_at_ms + 30_000, session_id),
+            )
+        connection.close()
+
+    def told() -> list[str]:
+        result = lash("doctor", "-o", "json")
+        assert result.code == 0
+        return [f["hint"] for f in result.json["findings"] if f["code"] == "lease_from_the_future"]
+
+    lease("s", "before", later_ms)
+    lease("other", "before", SystemClock().now_ms() - 1)  # as after any crash of the machine: it runs out by itself
+    (hint,) = told()
+    assert hint.endswith("lash fork s") and lash("fork", "s").code == 0
+    lease("s", this_process().boot_id, later_ms)  # whether that one lives is known
+    assert told() == []
