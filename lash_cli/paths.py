@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping
 
 from lash_cli.errors import ConfigError, ConflictError, LashError, LashRuntimeError, StoreReadOnly, UsageError
@@ -31,6 +32,11 @@ _NO_PLACE = frozenset(
 )  # fmt: skip
 _NOT_ALLOWED = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+# How what is about to replace a file is called beside it, and how old it is at least when a writer is known to be dead
+# that has not written anything.
+_DRAFT_BYTES = 8
+_DRAFT_ENDING = ".new"
+_ABANDONED_SECONDS = 60.0
 
 
 def current_directory() -> str:
@@ -307,22 +313,73 @@ def _require_regular(status: os.stat_result, path: str) -> None:
 
 
 def write_private_file(path: str, data: bytes) -> None:
+    """`replace_file`, whose directory is made if it is missing. Raises `StoreReadOnly` when it cannot be written."""
+    ensure_private_directory(os.path.dirname(path))
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        raise unusable_path(path, error, "write") from error
+
+
+def replace_file(path: str, data: bytes) -> None:
     """Replace `path` atomically by `data` with mode 0600; readers see the old or the new content, never a part.
 
-    Raises `StoreReadOnly` when the directory cannot be written.
+    What processes that were killed while they did so have left beside it is removed. Raises `OSError`, and then the
+    file is as it was.
     """
-    ensure_private_directory(os.path.dirname(path))
     # A name nobody can foresee, and one of its own for each writer: at any other a link may wait.
-    temporary = f"{path}.{os.urandom(8).hex()}.new"
-    try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(temporary, flags, PRIVATE_FILE_MODE)
-        with os.fdopen(descriptor, "wb") as file:
+    draft = f"{path}.{os.urandom(_DRAFT_BYTES).hex()}{_DRAFT_ENDING}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(draft, flags, PRIVATE_FILE_MODE), "wb") as file:
+        try:
+            _lock(file.fileno())
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise unusable_path(path, error, "write") from error
+            os.replace(draft, path)
+        except BaseException:
+            os.unlink(draft)
+            raise
+    for other in _drafts_of(path):
+        _remove_abandoned(other)
+
+
+def _drafts_of(path: str) -> list[str]:
+    """What was begun to replace `path`, as far as its directory can be read."""
+    directory, name = os.path.split(path)
+    length = len(f"{name}.{_DRAFT_ENDING}") + 2 * _DRAFT_BYTES
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    return [
+        os.path.join(directory, other)
+        for other in names
+        if len(other) == length and other.startswith(f"{name}.") and other.endswith(_DRAFT_ENDING)
+    ]
+
+
+def _remove_abandoned(draft: str) -> None:
+    """Remove what a process left that was killed: nobody locks it. An empty one may be about to be locked."""
+    try:
+        descriptor = os.open(draft, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(descriptor)
+            is_written = status.st_size > 0 or time.time() - status.st_mtime > _ABANDONED_SECONDS
+            if is_written and _lock(descriptor, waits=False):
+                os.unlink(draft)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return  # another process may do the same
+
+
+def _lock(descriptor: int, *, waits: bool = True) -> bool:
+    """Whether a file is locked for this process now; False also where files cannot be locked."""
+    import fcntl  # few commands write a file
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -13,11 +13,10 @@ import stat
 from typing import Final
 
 from lash_cli.errors import UsageError
-from lash_cli.paths import from_here, is_stream, unwritten_file
+from lash_cli.paths import from_here, is_stream, replace_file, unwritten_file
 
 # The file name that means stdout.
 STDOUT_MARK: Final = "-"
-_FILE_MODE: Final = 0o600
 
 
 def named_file(path: str, option: str) -> str:
@@ -76,23 +75,7 @@ def write_out(path: str, data: bytes) -> None:
     """Write `data` to a stream, or as the whole content of a file that only its owner can read. Raises `OSError`, and
     then a file is as it was."""
     if is_stream(path):
-        _write(os.open(path, os.O_WRONLY | os.O_APPEND), data)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND), "wb") as stream:
+            stream.write(data)
         return
-    target = os.path.realpath(from_here(path))
-    # Not by the number of this process: that may be the one of a process that was killed.
-    temporary = f"{target}.{os.urandom(8).hex()}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
-    try:
-        _write(descriptor, data, syncs=True)
-        os.replace(temporary, target)
-    except OSError:
-        os.unlink(temporary)
-        raise
-
-
-def _write(descriptor: int, data: bytes, *, syncs: bool = False) -> None:
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        if syncs:
-            file.flush()
-            os.fsync(file.fileno())
+    replace_file(os.path.realpath(from_here(path)), data)

@@ -1,0 +1,87 @@
+"""Commands that run no turn, killed with SIGKILL: what they leave behind goes with the next one, and nothing else does
+(contract 08 §6.7, §6.8, §11)."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from support.cli import Result, begin, run_lash, spawn_lash
+
+from lash_cli.paths import replace_file
+
+KEY = "canary-key-0123456789"
+
+
+def killed(home: Path, point: str, *arguments: str, stdin: Path | None = None) -> None:
+    """Run a command that is killed at `point`."""
+    with open(stdin or os.devnull, "rb") as given:
+        process = spawn_lash(arguments, home=home, stdin=given, first=begin("killing", point))
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, (process.returncode, err)
+
+
+def done(home: Path, *arguments: str) -> Result:
+    result = run_lash(arguments, home=home)
+    assert result.code == 0, result.err
+    return result
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def holding(directory: Path, text: str) -> set[str]:
+    """The files below `directory` that hold `text`."""
+    return {path.name for path in directory.rglob("*") if path.is_file() and text.encode() in path.read_bytes()}
+
+
+@pytest.mark.parametrize("point", ["os.fsync", "os.replace"])
+def test_a_key_that_is_removed_is_in_no_file_that_a_killed_command_left(tmp_path: Path, point: str) -> None:
+    home, given = tmp_path / "home", tmp_path / "key"
+    given.write_text(KEY)
+    done(home, "config", "set", "defaults.system", "short")
+    killed(home, point, "key", "set", "other", "--in", "file", "--stdin", stdin=given)
+    assert holding(home, KEY) and "keys.toml" not in names(home)
+    assert run_lash(["key", "set", "mine", "--in", "file", "--stdin"], home=home, input="another-key").code == 0
+    done(home, "key", "rm", "mine", "--yes")
+    assert holding(home, KEY) == set()
+    assert names(home) == {"config.toml", "keys.toml"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["config set defaults.system short", "export s --as json --out {out}/file --replace"],
+    ids=["config", "export"],
+)
+def test_files_that_are_killed_as_they_are_replaced_do_not_gather(tmp_path: Path, command: str) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    out.mkdir()
+    (out / "file.0123.new").touch()
+    done(home, "open", "s")
+    words = command.format(out=out).split()
+    done(home, *words)
+    whole = names(home), names(out)
+    for _ in range(2):
+        killed(home, "os.replace", *words)
+    assert (names(home), names(out)) != whole
+    done(home, *words)
+    assert (names(home), names(out)) == whole
+
+
+def test_a_file_that_somebody_is_about_to_put_in_place_is_left_alone(tmp_path: Path) -> None:
+    place = tmp_path / "file"
+    written, begun, foreign = (tmp_path / f"file.{middle}.new" for middle in ("0" * 16, "1" * 16, "notes"))
+    for file in (written, foreign):
+        file.write_text("half")
+    begun.touch()
+    with written.open("rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
+        replace_file(str(place), b"whole")
+        assert names(tmp_path) == {"file", written.name, begun.name, foreign.name}
+    os.utime(begun, (1, 1))
+    replace_file(str(place), b"whole")
+    assert names(tmp_path) == {"file", foreign.name}
