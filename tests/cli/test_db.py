@@ -492,17 +492,23 @@ def test_a_copy_takes_away_what_a_killed_one_left_and_nothing_that_may_be_in_use
     Database.open(tmp_path / "lash.db", clock=SystemClock()).close()
     dead = subprocess.Popen(["true"])
     dead.wait()
-    left = tmp_path / f".copy.db.{dead.pid}.partial"
-    young = tmp_path / f".copy.db.{dead.pid}.partial-journal"
-    living = tmp_path / f".copy.db.{os.getppid()}.partial"
+    copies = tmp_path / "copies"
+    copies.mkdir()
+    left = copies / f".copy.db.{dead.pid}.01234567.partial"
+    # A copy is mostly named after its time, so none is made under that name again; nor need a restore be repeated.
+    older = copies / f".copy-1.db.{dead.pid}.01234567.partial"
+    restoring = tmp_path / f".lash.db.{dead.pid}.01234567.restoring-wal"
+    young = copies / f".copy.db.{dead.pid}.01234567.partial-journal"
+    living = copies / f".copy.db.{os.getppid()}.01234567.partial"
     # A process of before had the number of this one: in a container all may have the same.
-    namesake = tmp_path / f".copy.db.{os.getpid()}.partial"
-    for file in (left, young, living, namesake):
+    namesake = copies / f".copy.db.{os.getpid()}.01234567.partial"
+    foreign = copies / f".copy.db.{dead.pid}.partial"
+    for file in (left, older, restoring, young, living, namesake, foreign):
         file.touch()
-    for file in (left, living, namesake):
+    for file in (left, older, restoring, living, namesake, foreign):
         os.utime(file, (0, time.time() - 100))
-    backup.back_up(tmp_path / "lash.db", tmp_path / "copy.db")
-    assert set(tmp_path.glob(".copy.db.*")) == {young, living}
+    backup.back_up(tmp_path / "lash.db", copies / "copy.db")
+    assert set(tmp_path.rglob(".*")) == {young, living, foreign}
 
 
 @pytest.mark.parametrize("is_fresh", [True, False], ids=["fresh", "replacing"])
@@ -512,7 +518,7 @@ def test_what_a_process_of_the_same_number_left_a_moment_ago_is_in_nobodys_way(t
 
     database, copy = tmp_path / "lash.db", tmp_path / "copy.db"
     Database.open(database, clock=SystemClock()).close()
-    for name in (".copy.db.{}.partial", ".lash.db.{}.restoring", ".lash.db.{}.empty"):
+    for name in (".copy.db.{}.01234567.partial", ".lash.db.{}.01234567.restoring", ".lash.db.{}.01234567.empty"):
         (tmp_path / name.format(os.getpid())).touch()
     backup.back_up(database, copy)
     if is_fresh:

@@ -85,3 +85,13 @@ def test_a_file_that_somebody_is_about_to_put_in_place_is_left_alone(tmp_path: P
     os.utime(begun, (1, 1))
     replace_file(str(place), b"whole")
     assert names(tmp_path) == {"file", foreign.name}
+
+
+def test_copies_that_were_killed_do_not_gather(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    done(home, "open", "s")
+    killed(home, "os.link", "db", "backup")
+    (left,) = (home / "backups").iterdir()
+    os.utime(left, (1, 1))
+    done(home, "db", "backup")
+    assert not left.exists()

@@ -11,8 +11,8 @@ the old content was set aside. Cursors of observers do not outlive that
 from __future__ import annotations
 
 import errno
-import glob
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -34,6 +34,8 @@ _FILE_MODE: Final = 0o600
 # A file that was written to since may be of a process on another machine. File times are real, whatever clock records
 # follow.
 _ABANDONED_SECONDS: Final = 60.0
+# What `_unfinished` makes, and SQLite beside it: the name of the file, the number of the process, a random one.
+_LEFT: Final = re.compile(r"\..+\.([0-9]{1,9})\.[0-9a-f]{8}\.(?:partial|restoring|empty)(?:-wal|-shm|-journal)?")
 # One file that is whole by itself; a database that is opened for work goes back to WAL.
 _SINGLE_FILE = "PRAGMA journal_mode = DELETE"
 _INTEGRITY = "PRAGMA integrity_check(1)"
@@ -67,6 +69,7 @@ def back_up(database: Path, target: Path) -> Copy:
     """
     if not is_there(database):
         raise NotFoundError(f"{database} does not exist", code="store_not_found")
+    _sweep(Path(os.path.realpath(database)).parent)
     with mapped_errors(database):
         source = connect(database, (), read_only=True)
     try:
@@ -239,7 +242,7 @@ def erase(database: Path, clock: Clock) -> None:
 @contextmanager
 def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
     """A private file beside `target` that is gone in the end, with whatever SQLite put beside it."""
-    _sweep(target, suffix)
+    _sweep(target.parent)
     # In a container every process may have the same number, also the one that was killed.
     draft = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.{suffix}")
     try:
@@ -254,12 +257,13 @@ def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
                 path.unlink()
 
 
-def _sweep(target: Path, suffix: str) -> None:
-    """Remove what a process that was killed left beside `target`: whole copies of the database, under no name."""
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*.{suffix}*"):
-        pid = path.name[len(target.name) + 2 :].partition(".")[0]
+def _sweep(directory: Path) -> None:
+    """Remove what processes that were killed left in `directory`: whole copies of a database, under no name. Of any
+    file: a copy that is named after its time is made once."""
+    for path in directory.glob(".*"):
+        left = _LEFT.fullmatch(path.name)
         with suppress(OSError):  # another process may do the same
-            if pid.isdigit() and not _is_alive(int(pid)) and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+            if left and not _is_alive(int(left[1])) and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 path.unlink()
 
 
