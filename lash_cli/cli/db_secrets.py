@@ -71,7 +71,7 @@ def scrub(
     process has the database open or a session is held. Asks first; --yes
     answers.
     """
-    from lash_cli.store.sqlite.inspection import looking, migrate
+    from lash_cli.store.sqlite.inspection import empty_log, looking, migrate
     from lash_cli.store.sqlite.secrets import scan as look
 
     load_known_keys()
@@ -79,6 +79,9 @@ def scrub(
     with looking(place) as connection, progress(_LOOKING):
         found = sum(1 for _ in look(connection, _finder()))
     if not found:
+        if not dry_run:
+            # One that was cut off has committed what stands in the log alone: the file would go on holding secrets.
+            empty_log(place)
         emit_one("DatabaseScrub", _document(place, dry_run, None, None, None), text="")
         say("no secret was found")
         return 0

@@ -95,3 +95,13 @@ def test_copies_that_were_killed_do_not_gather(tmp_path: Path) -> None:
     os.utime(left, (1, 1))
     done(home, "db", "backup")
     assert not left.exists()
+
+
+def test_a_secret_that_a_killed_scrub_took_out_is_in_the_file_no_more_once_none_is_found(tmp_path: Path) -> None:
+    home, secret = tmp_path / "home", "sk-abcdefghijklmnop1234"
+    done(home, "open", "s")
+    done(home, "turn", "s", f"!text the key is {secret}")
+    killed(home, "lash_cli.store.sqlite.secrets.rewrite", "db", "scrub", "--yes", "--no-backup")
+    assert holding(home, secret) == {"lash.db"}
+    assert done(home, "db", "scrub", "--yes").err == "no secret was found\n"
+    assert holding(home, secret) == set()

@@ -82,10 +82,9 @@ def facts(connection: sqlite3.Connection, database: Path) -> Facts:
     tables = sqlite_utils.Database(connection, recursive_triggers=False, execute_plugins=False)
     values = {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in _PRAGMAS}
     version = schema_version(connection)
-    log = Path(f"{os.path.realpath(database)}-wal")
     return Facts(
         bytes=database.stat().st_size,
-        log_bytes=log.stat().st_size if log.exists() else 0,
+        log_bytes=_log_bytes(database),
         page_size=values["page_size"],
         free_pages=values["freelist_count"],
         journal_mode=values["journal_mode"],
@@ -127,3 +126,22 @@ def compact(database: Path) -> tuple[int, int]:
         finally:
             connection.close()
     return before, os.path.getsize(database)
+
+
+def empty_log(database: Path) -> None:
+    """Have what the log holds take the place of what the file has from before, if there is a log and as far as nobody
+    reads it. Raises lash errors for SQLite's own."""
+    if _log_bytes(database):
+        with mapped_errors(database):
+            connection = connect(database, (FULL,))
+            try:
+                connection.execute(EMPTY_THE_LOG).fetchone()
+            finally:
+                connection.close()
+
+
+def _log_bytes(database: Path) -> int:
+    try:
+        return os.stat(f"{os.path.realpath(database)}-wal").st_size
+    except FileNotFoundError:
+        return 0
