@@ -177,6 +177,7 @@ class LiveLaws(StoreLaws, LogLaws):
         assert texts(told) == ["a", "b"]
         assert [event.revision for event in told] == [1, 1, 2, 2]
         assert [event.cursor.position for event in told] == [start.position + place for place in range(1, 5)]
+        assert [await after(store, event.cursor) for event in told] == [told[place:] for place in range(1, 5)]
         assert rings == [start.position + 4]
         again = await store.commit_runtime_state(commit, shown=shown)
         assert again.replayed and len(await after(store, start)) == 4

@@ -35,6 +35,7 @@ from lash_cli.core.observation import (
     ResidentChanged,
     SessionCursor,
     SessionObservationEvent,
+    StateCommitted,
     judge_position,
     judge_revision,
 )
@@ -284,10 +285,14 @@ def _events(
     for place, count, revision, turn_id, _, body, at_ms in rows:
         before = max(place - count, after)
         skipped = before - (place - count)
-        for position, payload in enumerate(payloads_of(session_id, turn_id, body, skipped), before - first_place + 1):
-            cursor = SessionCursor(epoch, revision, position, session_id)
+        payloads = payloads_of(session_id, turn_id, body, skipped)
+        # What stands before a commit in its row was shown at the revision before.
+        shown = next((number for number, payload in enumerate(payloads) if isinstance(payload, StateCommitted)), 0)
+        for number, payload in enumerate(payloads):
+            shown_at = revision - 1 if number < shown else revision
+            cursor = SessionCursor(epoch, shown_at, before - first_place + 1 + number, session_id)
             whole = _with_answer(connection, key, payload)
-            events.append(SessionObservationEvent(session_id, revision, cursor, whole, turn_id, at_ms))
+            events.append(SessionObservationEvent(session_id, shown_at, cursor, whole, turn_id, at_ms))
         if len(events) >= REPLAY_BATCH:
             break
     return tuple(events[:REPLAY_BATCH])

@@ -28,6 +28,7 @@ from lash_cli.store.sqlite.live_rows import (
     StoredEvent,
     activity_rows,
     change_row,
+    joined,
     packed,
 )
 from lash_cli.store.sqlite.sessions import StoredHead
@@ -36,9 +37,9 @@ _COMMITTED: Final[StoredEvent] = ("committed", StateCommitted())
 
 
 class PreparedCommit(msgspec.Struct, frozen=True, gc=False):
-    """What a commit will announce: what its turn has shown before, then `switched`, but only if its frame turns out to
-    be another one than before, then the rest. `leaves_first`: a first commit, too, is one to another frame than the
-    session began in."""
+    """What a commit will announce: what its turn has shown before and the row of the commit does not hold, then
+    `switched`, but only if its frame turns out to be another one than before, then the rest. `leaves_first`: a first
+    commit, too, is one to another frame than the session began in."""
 
     shown: list[PackedRow]
     settled: PackedRow
@@ -66,7 +67,11 @@ def prepare_commit(commit: RuntimeCommit, shown: Sequence[TurnActivity]) -> Prep
             switched = change_row(AgentFrameSwitched(frame.frame_id))
             # A replaced history begins in the frame that it has now.
             leaves_first = frame.previous_frame_id is not None and not is_reset
-    return PreparedCommit(activity_rows(shown), settled, switched, leaves_first, is_reset)
+    rows = activity_rows(shown)
+    # What its turn has shown last stands in the row of the commit, where nothing may come between.
+    if rows and rows[-1].turn_id == settled.turn_id and switched is None and not is_reset and not commit.outbox:
+        settled = joined(rows.pop(), settled)
+    return PreparedCommit(rows, settled, switched, leaves_first, is_reset)
 
 
 def append_shown(

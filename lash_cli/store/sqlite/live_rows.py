@@ -80,6 +80,12 @@ def packed(events: Sequence[StoredEvent], turn_id: str | None, *, is_commit: boo
     return PackedRow(len(events), turn_id, is_commit, encode(events).decode())
 
 
+def joined(first: PackedRow, second: PackedRow) -> PackedRow:
+    """One row of the events of both, which settles what `second` does."""
+    body = f"{first.body[:-1]},{second.body[1:]}"
+    return PackedRow(first.size + second.size, second.turn_id, second.is_commit, body)
+
+
 def change_row(change: QueueChanged | ProcessChanged | ResidentChanged | AgentFrameSwitched) -> PackedRow:
     """The row of a change that is of no turn."""
     return packed(((tag_of(change), change),), None)
