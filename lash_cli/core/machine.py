@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from lash_cli.core.activity import (
@@ -26,7 +27,7 @@ from lash_cli.core.activity import (
     UsageShown,
     ValueShown,
 )
-from lash_cli.core.content import Message, ToolCallPart, calls_and_results
+from lash_cli.core.content import Message, ToolCallPart
 from lash_cli.core.llm import LlmCallRecord, LlmResponse, TerminalReason
 from lash_cli.core.machine_records import (
     Append,
@@ -95,7 +96,8 @@ class TurnMachine:
 
     `finished` tells whether the outcome stands; the last effects, `DoneEffect` among them, may still wait to be polled.
 
-    `earlier` is the conversation that the turn goes on from: no call of the turn has the id of one in it.
+    `earlier_ids` tells what ids the calls of the conversation have that the turn goes on from: no call of the turn has
+    one of them.
 
     Raises `ValueError` when `opening` has a repeated or empty id or an open call.
     """
@@ -105,11 +107,10 @@ class TurnMachine:
         config: MachineConfig,
         driver: ProtocolDriver,
         opening: tuple[Message, ...],
-        earlier: Sequence[Message] = (),
+        earlier_ids: Callable[[], AbstractSet[str]] = frozenset,
     ) -> None:
         self._config = config
-        self._earlier = earlier
-        self._taken_ids: set[str] | None = None
+        self._earlier_ids = earlier_ids
         self._driver = driver
         self.finished = False
         self._state = MachineState.PREPARING_PROTOCOL
@@ -132,7 +133,10 @@ class TurnMachine:
 
     @classmethod
     def restore(
-        cls, checkpoint: TurnCheckpoint, driver: ProtocolDriver, earlier: Sequence[Message] = ()
+        cls,
+        checkpoint: TurnCheckpoint,
+        driver: ProtocolDriver,
+        earlier_ids: Callable[[], AbstractSet[str]] = frozenset,
     ) -> TurnMachine:
         """The turn that `checkpoint` was taken of, under the protocol it ran under (contract 01 §6.2, §6.3).
 
@@ -142,7 +146,7 @@ class TurnMachine:
         """
         from lash_cli.core.machine_checkpoint import awaited_of  # no turn of lash itself is ever frozen
 
-        machine = cls(checkpoint.config, driver, (), earlier)
+        machine = cls(checkpoint.config, driver, (), earlier_ids)
         machine._awaited = awaited_of(checkpoint)
         machine._tail = TurnTail.restored(
             checkpoint.config.turn_id, checkpoint.messages, checkpoint.next_synthetic_message_id
@@ -298,10 +302,10 @@ class TurnMachine:
         """The response with calls that can be run: under ids of their own, or none when none were allowed."""
         if not self._tools_allowed:
             return without_calls(response)
-        if self._taken_ids is None:
-            self._taken_ids = {call.tool_call_id for call in calls_and_results(self._earlier)[0]}
-        self._taken_ids |= self._tail.call_ids
-        return with_unique_call_ids(response, self._taken_ids, f"{self._config.turn_id}.i{self._iteration}")
+        if not response.tool_calls:
+            return response
+        taken = (self._tail.call_ids, self._earlier_ids())
+        return with_unique_call_ids(response, taken, f"{self._config.turn_id}.i{self._iteration}")
 
     def _tools_answered(self, results: ToolResults) -> None:
         calls, self._calls = self._calls, ()

@@ -8,6 +8,7 @@ holds a call without exactly one result.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import msgspec
@@ -146,8 +147,8 @@ def _is_substantial(part: LlmPart) -> bool:
             return True
 
 
-def with_unique_call_ids(response: LlmResponse, taken: set[str], prefix: str) -> LlmResponse:
-    """The response with every call under a non-blank id that is new to the conversation.
+def with_unique_call_ids(response: LlmResponse, taken: Sequence[AbstractSet[str]], prefix: str) -> LlmResponse:
+    """The response with every call under a non-blank id of its own that is none of those `taken` by the conversation.
 
     Some wires send no ids and some count from zero in every answer; others, to
     which a session may be switched, refuse a conversation with an id twice. Such an id
@@ -156,16 +157,16 @@ def with_unique_call_ids(response: LlmResponse, taken: set[str], prefix: str) ->
     """
     ids = [part.tool_call_id for part in response.tool_calls]
     own = set(ids)
-    if len(own) == len(ids) and own.isdisjoint(taken) and all(map(str.strip, ids)):
+    if len(own) == len(ids) and all(map(own.isdisjoint, taken)) and all(map(str.strip, ids)):
         return response
-    seen = set(taken)
+    seen: set[str] = set()
     parts: list[LlmPart] = []
     for index, part in enumerate(response.parts):
         if isinstance(part, ToolCallPart):
             call_id = part.tool_call_id
-            if not call_id.strip() or call_id in seen:
+            if not call_id.strip() or call_id in seen or any(call_id in others for others in taken):
                 call_id = f"{prefix}.c{index}"
-                while call_id in seen or call_id in own:
+                while any(call_id in others for others in (seen, own, *taken)):
                     call_id += "x"
             seen.add(call_id)
             if call_id != part.tool_call_id:

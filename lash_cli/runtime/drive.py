@@ -219,7 +219,7 @@ class TurnDriver(ABC):
         )
         self._log_texts(drive, opening)
         output = _wanted_output(drive)
-        machine = TurnMachine(config, self._protocol(output), opening, () if shown is None else shown.messages)
+        machine = TurnMachine(config, self._protocol(output), opening, self.session.earlier_call_ids)
         while True:
             if self.token.is_set:
                 self._stop(machine)

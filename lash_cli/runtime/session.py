@@ -9,6 +9,7 @@ D19, contract 01 §4).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ from lash_cli.errors import (
     SessionExecutionLeaseExpired,
     StoreSessionMismatch,
 )
+from lash_cli.runtime.earlier_calls import CallIds
 from lash_cli.runtime.phases import TurnPhaseProbe
 from lash_cli.runtime.state import RuntimeSessionState, SessionReadView
 from lash_cli.store.base import HeadPosition, PersistedSessionRead, ReadScope, SessionStore
@@ -115,6 +117,7 @@ class ResidentSession:
         self.checkpoint_ref: str | None = None
         self.component_refs: dict[str, str] = {}
         self.messages: list[Message] = []
+        self._call_ids = CallIds()
         self.turn_state = TurnState()
         self.ledger: tuple[TokenLedgerEntry, ...] = ()
         # What was spent and stands in no commit yet: the next one takes it along (contract 01 §12).
@@ -148,6 +151,10 @@ class ResidentSession:
     def conversation(self) -> MessageSequence:
         """The messages of the current frame as an immutable view that costs nothing to take."""
         return MessageSequence(self.messages, len(self.messages))
+
+    def earlier_call_ids(self) -> AbstractSet[str]:
+        """The ids of the calls in the current frame."""
+        return self._call_ids.of(self.messages)
 
     @property
     def usage_source(self) -> str:

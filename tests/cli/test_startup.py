@@ -246,9 +246,8 @@ TO_OPEN = """
     core.tool_shapes core.tools core.usage core.wait
     effects effects.host effects.journal effects.resolver errors plugins
     plugins.rolling_history runtime
-    runtime.bells
-    runtime.cancellation runtime.demand runtime.drivers runtime.ending runtime.host runtime.lane runtime.phases
-    runtime.requests runtime.session runtime.state store store.base store.live store.queueing store.shelf store.sqlite
+    runtime.bells runtime.cancellation runtime.demand runtime.drivers runtime.earlier_calls runtime.ending runtime.host
+    runtime.lane runtime.phases runtime.requests runtime.session runtime.state store store.base store.live store.queueing store.shelf store.sqlite
     store.sqlite.announcing store.sqlite.answers store.sqlite.connections store.sqlite.database
     store.sqlite.file_names store.sqlite.graph store.sqlite.lineage store.sqlite.live store.sqlite.live_rows
     store.sqlite.log store.sqlite.places store.sqlite.process_forks store.sqlite.schema store.sqlite.sessions
