@@ -247,11 +247,11 @@ TO_OPEN = """
     effects effects.host effects.journal effects.resolver errors plugins
     plugins.rolling_history runtime
     runtime.bells runtime.cancellation runtime.demand runtime.drivers runtime.earlier_calls runtime.ending runtime.host
-    runtime.lane runtime.phases runtime.requests runtime.session runtime.state store store.base store.live store.queueing store.shelf store.sqlite
-    store.sqlite.announcing store.sqlite.answers store.sqlite.connections store.sqlite.database
-    store.sqlite.file_names store.sqlite.graph store.sqlite.lineage store.sqlite.live store.sqlite.live_rows
-    store.sqlite.log store.sqlite.places store.sqlite.process_forks store.sqlite.schema store.sqlite.sessions
-    store.sqlite.store store.sqlite.writer system tools tools.registry tools.surface
+    runtime.lane runtime.phases runtime.requests runtime.session runtime.state store store.base store.live
+    store.queueing store.shelf store.sqlite store.sqlite.announcing store.sqlite.answers store.sqlite.connections
+    store.sqlite.database store.sqlite.file_names store.sqlite.graph store.sqlite.lineage store.sqlite.live
+    store.sqlite.live_rows store.sqlite.log store.sqlite.places store.sqlite.process_forks store.sqlite.schema
+    store.sqlite.sessions store.sqlite.store store.sqlite.writer system tools tools.registry tools.surface
 """
 # A turn that calls no tool, compacts nothing and has a store needs none of them.
 ONLY_IN_SOME_TURNS = """
