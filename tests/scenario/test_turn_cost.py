@@ -22,7 +22,8 @@ from lash_cli.core.graph import ConversationPayload
 MakeCore = Callable[..., LashCore]
 OURS = str(Path(lash_cli.__file__).parent)
 SHORT, LONG = 8, 400
-# Half of what one line for each message would be. What differs from turn to turn: a timer that is due, a lock that is waited for, a row of the ring that goes.
+# Half of what one line for each message would be. Turns differ by a timer that is due, a lock that is waited for, a row
+# of the ring that goes.
 SLACK = 800
 
 
