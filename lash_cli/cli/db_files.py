@@ -101,6 +101,8 @@ def restore(
     say(f"restored {counted(done.copy.sessions, 'session')} from {done.copy.file}")
     if kept is not None:
         say(f"as it was before: {kept}; undo with: {way_back(kept)}")
+    for log in done.beside:
+        say(f"put aside, since the database it belongs to is gone: {log}")
     return 0
 
 

@@ -16,10 +16,10 @@ from lash_cli.paths import replace_file
 KEY = "canary-key-0123456789"
 
 
-def killed(home: Path, point: str, *arguments: str, stdin: Path | None = None) -> None:
+def killed(home: Path, point: str, *arguments: str, stdin: Path | None = None, module: str = "killing") -> None:
     """Run a command that is killed at `point`."""
     with open(stdin or os.devnull, "rb") as given:
-        process = spawn_lash(arguments, home=home, stdin=given, first=begin("killing", point))
+        process = spawn_lash(arguments, home=home, stdin=given, first=begin(module, point))
         _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, (process.returncode, err)
 
@@ -105,3 +105,26 @@ def test_a_secret_that_a_killed_scrub_took_out_is_in_the_file_no_more_once_none_
     assert holding(home, secret) == {"lash.db"}
     assert done(home, "db", "scrub", "--yes").err == "no secret was found\n"
     assert holding(home, secret) == set()
+
+
+def test_a_restore_after_the_database_was_removed_takes_no_log_of_a_killed_process_for_its_own(tmp_path: Path) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy.db"
+    done(home, "open", "s")
+    done(home, "turn", "s", "!text one")
+    done(home, "db", "backup", "--out", str(copy))
+    for text in ("two", "three"):
+        done(home, "turn", "s", f"!text {text}")
+    killed(home, "after:commit", "turn", "s", "!text four", module="crashing")
+    log = (home / "lash.db-wal").read_bytes()
+    assert log
+    (home / "lash.db").unlink()
+    told = done(home, "db", "restore", str(copy)).err
+    done(home, "db", "check")
+    assert [item["text"] for item in done(home, "log", "s", "-o", "json").json["items"]] == ["!text one", "one"]
+    (kept,) = (home / "backups").iterdir()
+    assert kept.read_bytes() == log and str(kept) in told
+    # Nor does a backup become what such a log makes of it.
+    (tmp_path / "new.db-wal").write_bytes(log)
+    refused = run_lash(["db", "backup", "--out", str(tmp_path / "new.db"), "-o", "json"], home=home)
+    assert (refused.code, refused.error["code"]) == (4, "file_exists")
+    assert names(tmp_path) >= {"new.db-wal"} and not list(tmp_path.glob("*new.db*partial*"))

@@ -42,7 +42,10 @@ _INTEGRITY = "PRAGMA integrity_check(1)"
 _SESSIONS = "SELECT count(*) FROM sessions"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 _READ_FAULTS: Final = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
-_BESIDE = ("-wal", "-shm", "-journal")
+# What SQLite puts beside a file, and takes up with whatever file has the name then; the index says nothing of its own.
+_LOGS: Final = ("-wal", "-journal")
+_INDEX: Final = "-shm"
+_BESIDE: Final = (*_LOGS, _INDEX)
 
 
 class Copy(NamedTuple):
@@ -55,10 +58,12 @@ class Copy(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What is in the database now, and where the content is that it had before; None when there was none."""
+    """What is in the database now, and where the content is that it had before; None when there was none. `beside` are
+    logs of a file that was gone, put aside too."""
 
     copy: Copy
     kept: Path | None
+    beside: tuple[Path, ...] = ()
 
 
 def back_up(database: Path, target: Path) -> Copy:
@@ -169,8 +174,9 @@ def restore(source: Path, database: Path, aside: Path, clock: Clock) -> Restored
             _prepare(source, draft, clock)
         _sync(draft, database)
         if not database.exists():
+            beside = _move_away(database, aside)
             _publish(draft, database)
-            return Restored(copy, None)
+            return Restored(copy, None, beside)
         try:
             _replace_content(database, draft, aside, clock)
         except StoreUnusable as error:
@@ -281,7 +287,11 @@ def _is_alive(pid: int) -> bool:
 
 
 def _publish(draft: Path, target: Path) -> None:
-    """Give a finished file its name; raises `ConflictError` (`file_exists`) rather than replace one."""
+    """Give a finished file its name; raises `ConflictError` (`file_exists`) rather than replace one, or stand beside
+    the log of another."""
+    for beside in (target.with_name(target.name + ending) for ending in _LOGS):
+        if _bytes_in(beside):
+            raise taken_file(beside, "name another file, or move that away")
     try:
         _link(draft, target)
     except FileExistsError:
@@ -302,13 +312,18 @@ def _link(draft: Path, target: Path) -> None:
         os.replace(draft, target)
 
 
-def _move_away(database: Path, aside: Path) -> None:
-    """Put what SQLite cannot open aside, byte for byte; raises `StoreReadOnly` with nothing lost."""
+def _move_away(database: Path, aside: Path) -> tuple[Path, ...]:
+    """Put aside, byte for byte, what SQLite cannot open, or the logs of a file that is gone; the files that were made.
+    Raises `StoreReadOnly` with nothing lost."""
+    made = []
     for ending in (*_BESIDE, ""):
         part, kept = (path.with_name(path.name + ending) for path in (database, aside))
         if not part.exists():
             continue
         try:
+            if ending == _INDEX or (ending and not _bytes_in(part)):
+                part.unlink()
+                continue
             with (
                 open(part, "rb") as source,
                 open(os.open(kept, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _FILE_MODE), "wb") as copy,
@@ -319,6 +334,16 @@ def _move_away(database: Path, aside: Path) -> None:
             part.unlink()
         except OSError as error:
             raise StoreReadOnly(f"cannot put {part} aside: {error.strerror}", details={"path": str(kept)}) from error
+        made.append(kept)
+    return tuple(made)
+
+
+def _bytes_in(path: Path) -> int:
+    """How many bytes a file has; 0 for one that is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _sync(path: Path, target: Path) -> None:
