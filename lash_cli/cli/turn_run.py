@@ -256,7 +256,7 @@ class TurnRun:
         if error is None and self._is_document:
             self._emit_document(result, output.replayed)
         if self._showing.out is not None and (error is None or self._lines is not None):
-            _write_file(self._showing.out, "".join(self._file))
+            self._write_file(self._showing.out, "".join(self._file))
 
     async def _ended_by(self, failure: Exception, signals: SignalState) -> Exception:
         """What is raised for `failure` once all is written: of a stream, what its last line tells. A session that was
@@ -291,7 +291,22 @@ class TurnRun:
     def _write_usage(self, result: TurnResult) -> None:
         if self._showing.usage_file is not None:
             document = {"schema": SCHEMA, "kind": "TurnUsage", **turn_usage_document(result)}
-            _write_file(self._showing.usage_file, to_json(document) + "\n")
+            self._write_file(self._showing.usage_file, to_json(document) + "\n")
+
+    def _write_file(self, path: str, text: str) -> None:
+        """Replace `path` by `text`, whole or not at all."""
+        try:
+            write_out(path, text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            is_kept = not self._showing.is_ephemeral
+            unwritten = LashRuntimeError(
+                "output_not_written",
+                f"the turn {'is committed' if is_kept else 'ended'}, but {path} could not be written: {error.strerror}",
+                hint=f"what it says is kept: lash log {shell_word(self._session.session_id)}" if is_kept else None,
+            )
+            # Whatever the reason: who tries again without a look gets a second turn.
+            unwritten.ambiguous = True
+            raise unwritten from error
 
     def _hint(self) -> None:
         if self._has_begun and not self._showing.is_ephemeral:
@@ -388,16 +403,3 @@ def _stdout_descriptor() -> int:
     """The descriptor behind stdout, with nothing of ours waiting in front of it."""
     sys.stdout.flush()
     return sys.stdout.fileno()
-
-
-def _write_file(path: str, text: str) -> None:
-    """Replace `path` by `text`, whole or not at all."""
-    try:
-        write_out(path, text.encode("utf-8", "backslashreplace"))
-    except OSError as error:
-        unwritten = LashRuntimeError(
-            "output_not_written", f"the turn is committed, but {path} could not be written: {error.strerror}"
-        )
-        # Whatever the reason: who tries again without a look gets a second turn.
-        unwritten.ambiguous = True
-        raise unwritten from error

@@ -133,3 +133,16 @@ def test_a_setting_that_does_not_fit_leaves_the_file_as_it_was(seeded: Path, tmp
     assert (done.code, done.out, done.error["code"]) == (5, "", "permissions_unsafe")
     assert run_lash(("config", "get", "defaults.system"), home=home).out == "short\n"
     assert sorted(place.name for place in home.iterdir()) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("option", ["--out", "--usage-file"])
+def test_a_turn_whose_file_does_not_fit_tells_where_its_answer_is(seeded: Path, tmp_path: Path, option: str) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(seeded, home)
+    done = run_lash(("turn", "demo", "!text second", option, "/dev/full", "-o", "json"), home=home)
+    assert (done.code, done.error["code"], done.error["ambiguous"]) == (1, "output_not_written", True)
+    assert done.error["hint"] == "what it says is kept: lash log demo"
+    assert document(home, "log", "demo")["items"][-1]["text"] == "second"
+    nowhere = run_lash(("turn", "--ephemeral", "!text lost", option, "/dev/full", "-o", "json"), home=home)
+    assert nowhere.error["hint"] is None and "committed" not in nowhere.error["message"]
