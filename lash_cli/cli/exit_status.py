@@ -33,6 +33,8 @@ _UNREACHABLE = frozenset({"transport", "timeout"})
 NO_NETWORK = "network_setup_invalid"
 # Where a server, or the template of its model, has rules of its own for what may follow what.
 CONVERSATION_REFUSED = "conversation_refused"
+# Where the reasoning in the conversation was encrypted for somebody else, such as the organisation of an earlier key.
+FOREIGN_REASONING = "invalid_encrypted_content"
 # The codes of answers that come from somewhere else than an API.
 WRONG_ADDRESS = frozenset({"unexpected_html", "unexpected_content_type", "unexpected_redirect"})
 # Refusals of our own, before anything is sent: they are for how a model is asked, and nothing said is at fault.
@@ -141,6 +143,9 @@ def _next_step(result: TurnResult, issue: TurnIssue | None, provider: str | None
     if issue.code == CONVERSATION_REFUSED:
         option = f"providers.{provider or 'NAME'}.options.conversation_dialect"
         return f"if the model is one of Mistral's, say so with: lash config set {option} mistral, then: {again}"
+    if issue.code == FOREIGN_REASONING:
+        option = f"providers.{provider or 'NAME'}.options.replay_reasoning"
+        return f"leave out the reasoning that it cannot read with: lash config set {option} false, then: {again}"
     if issue.code == NO_NETWORK:
         return f"set that right or unset it, then: {again}"
     if issue.code in WRONG_ADDRESS:

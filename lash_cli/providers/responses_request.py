@@ -71,7 +71,8 @@ class ResponsesEncoder:
         dialect: OpenAiDialect = OPENAI,
         attachment_bytes: AttachmentBytes = unread,
     ) -> None:
-        """`credential_scope` names the credential whose uploaded files may be referred to.
+        """`credential_scope` names the credential whose uploaded files may be referred to, and whose encrypted
+        reasoning may go back.
 
         Raises `ConfigError` for an `extra_body` that would change what a call is about.
         """
@@ -84,8 +85,8 @@ class ResponsesEncoder:
         self._caches = PrefixCaches(self._encoding, _MISTRAL_FRAMES if is_mistral else _FRAMES)
 
     def route(self, model: str) -> str:
-        """Who can read encrypted reasoning again: one model behind one endpoint of this wire."""
-        return f"{self._endpoint}/responses {model}"
+        """Who can read encrypted reasoning again: one model behind one endpoint of this wire, under one credential."""
+        return " ".join(filter(None, (f"{self._endpoint}/responses", model, self._credential_scope)))
 
     def body(self, request: LlmRequest) -> bytes:
         """The request body.

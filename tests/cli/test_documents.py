@@ -150,6 +150,10 @@ def test_provider_failures_map_to_their_own_exit_statuses(issue, code, status) -
         ({"code": "unexpected_redirect"}, "lash provider test mine"),
         ({"code": "network_setup_invalid"}, "unset it"),
         ({"code": "conversation_refused"}, "lash config set providers.mine.options.conversation_dialect mistral"),
+        (
+            {"provider_failure_kind": "validation", "code": "invalid_encrypted_content"},
+            "lash config set providers.mine.options.replay_reasoning false",
+        ),
         ({"provider_failure_kind": "validation", "code": "invalid_image"}, "lash rewind "),
         ({"provider_failure_kind": "validation", "code": "unsupported_effort"}, "lash show "),
         ({"code": "whatever"}, "lash show "),

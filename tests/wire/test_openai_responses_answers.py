@@ -40,7 +40,7 @@ from lash_cli.providers.endpoint import HttpProvider
 
 KEY = "top-secret-key-0001"
 BASE = "http://test.invalid/v1"
-ROUTE = f"{BASE}/responses test-model"
+ROUTE = f"{BASE}/responses test-model p"
 USER = Message("m1", Role.USER, (TextPart("hello"),))
 RESULT = Message("m2", Role.USER, (ToolResultPart("c1", "ls", "ok"),))
 ANNOTATION = {"type": "url_citation", "start_index": 0, "end_index": 2, "url": "https://x.invalid", "title": "X"}

@@ -426,6 +426,16 @@ def test_a_session_that_changes_its_model_and_back_sends_each_what_it_may_read()
             assert [item["type"] for item in sent].count("reasoning") == count
 
 
+@pytest.mark.parametrize(("name", "count"), [("work", 1), ("home", 0)])
+def test_reasoning_goes_back_under_the_credential_it_was_made_with_only(name: str, count: int) -> None:
+    """It is encrypted for an organisation: under the key of another one the whole conversation is refused."""
+    reader = wire("openai_responses", BASE, "key-0001", name="work").assembler(request((user("x"),)), None)
+    reader.feed(Answer(reasoning("hm"), message("hi")).document())
+    conversation = request((user("x"), assistant(*reader.response().parts), user("y", "u2")))
+    sent = json.loads(wire("openai_responses", BASE, "key-0002", name=name).body(conversation))["input"]
+    assert [item["type"] for item in sent].count("reasoning") == count
+
+
 PDF = "data:application/pdf;base64,AA=="
 
 
