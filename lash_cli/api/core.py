@@ -16,7 +16,7 @@ import msgspec
 from lash_cli.api.across import require_described, require_session_id
 from lash_cli.api.history import SessionHistories
 from lash_cli.api.session import LashSession
-from lash_cli.api.shared import SharedSession, refuse_within_turn
+from lash_cli.api.shared import SharedSession, refuse_within_turn, stop_own_turns
 from lash_cli.core.attachments import AttachmentPolicy
 from lash_cli.core.context import ContextPlugin, in_order
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
@@ -80,6 +80,8 @@ if TYPE_CHECKING:
 
 DRIVER_LABEL = "driver"
 WORKER_LABEL = "work"
+# Why a turn was cancelled, for who reads its end.
+CLOSED = "core closed"
 
 OpenMode = Literal["load", "fresh"]
 T = TypeVar("T")
@@ -575,10 +577,14 @@ class LashCore(SessionHistories):
         """Stop driving, cancel the turns that run and wait for their commits, end what tools still run, and release the
         providers and the store unless a host shares them. Every handle is closed afterwards, and so is what is opened
         meanwhile or later. What one of them raises is raised when all are closed, and so is the cancellation of a task
-        that is cancelled meanwhile: whoever goes on behind it, or ends the loop there, finds everything closed."""
+        that is cancelled meanwhile: whoever goes on behind it, or ends the loop there, finds everything closed. Raises
+        `LashRuntimeError` (`session_in_turn`), and only the turn is cancelled, where that waits for the caller, as it
+        does for its sink."""
         await seen_through(self._close())
 
     async def _close(self) -> None:
+        # What the driver has under way is not committed.
+        await stop_own_turns(lambda own: own in self._opened_sessions and own.owner.owner_id != self._driver_id, CLOSED)
         async with contextlib.AsyncExitStack() as closing:
             # The last one first, and each whatever another raises: what is left open would outlive the core.
             if self._owns_resources:
@@ -601,7 +607,7 @@ class LashCore(SessionHistories):
         self._is_closed = True
         opened = tuple(self._opened_sessions)
         for shared in opened:
-            shared.stop("core closed")
+            shared.stop(CLOSED)
         for shared in opened:
             await shared.stopped()
 

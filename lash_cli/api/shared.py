@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from lash_cli.runtime.host import RuntimeHost
 
 
+# How long what is called from inside of a turn that is stopped waits for its end: longer than that waits for any code
+# that does not stop with it. Behind that it waits for its caller.
+OWN_TURN_S = 5.0
+
+
 class SharedSession:
     """What all handles of one opened session share. It belongs to one event loop at a time."""
 
@@ -174,6 +179,27 @@ def outside_of_turns(call: Callable[..., object], *args: object) -> None:
         context = copy_context()
         context.run(_WITHIN.set, None)
         context.run(call, *args)
+
+
+async def stop_own_turns(is_meant: Callable[[SharedSession], bool], reason: str) -> None:
+    """Cancel the turns this is called from, of sessions that are meant, and wait for their commits. Raises
+    `LashRuntimeError` (`session_in_turn`) when one does not end, because it waits for what this was called from, such
+    as its sink: a tool it would have left behind."""
+    within = _WITHIN.get()
+    while within is not None:
+        shared, within = within.shared, within.outer
+        if shared is not None and is_meant(shared):
+            shared.stop(reason)
+            try:
+                async with asyncio.timeout(OWN_TURN_S):
+                    await shared.stopped()
+            except TimeoutError:
+                session_id = shared.state.session_id
+                raise LashRuntimeError(
+                    "session_in_turn",
+                    f"the turn of session {session_id} that this was called from waits for it, and was cancelled",
+                    hint="close the core once that turn is over",
+                ) from None
 
 
 def refuse_within_turn(is_meant: Callable[[SharedSession], bool]) -> None:

@@ -8,6 +8,7 @@ turn cancels the turn, lets it commit, and then re-raises.
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
@@ -97,6 +98,13 @@ def _tell(ended: asyncio.Future[None], work: object = None) -> None:
             ended.set_result(None)
         except RuntimeError:
             return  # its loop was closed over it: nobody can wait there any more
+
+
+def _make_room(given: weakref.ref[asyncio.Semaphore]) -> None:
+    """Let in whoever waits for room, unless nobody is left to wait."""
+    room = given()
+    if room is not None:
+        room.release()
 
 
 class TurnBuilder:
@@ -259,7 +267,7 @@ class TurnStream:
     """A running turn: `async with builder.stream() as stream`. Iterate it for activities, then await `result` (contract
     01 §5.3).
 
-    Up to 256 activities wait for the reader, then the turn waits, too. A stream is entered once.
+    Up to 256 activities wait for the reader, then the turn waits, too, unless it is to stop. A stream is entered once.
 
     Leaving the block early cancels the turn and waits for its commit. What the
     turn raised is raised once, where it is looked for first: at the end of the
@@ -283,7 +291,10 @@ class TurnStream:
     async def _run(self) -> TurnOutput:
         loop = asyncio.get_running_loop()
         try:
-            return await self._builder._run_here(self._put)
+            # A turn that is to stop does not wait for a reader, who may be waiting for its end. Its token is in the
+            # hands of others, and holds nothing that a stream which is left behind has.
+            with self._builder._token.telling(partial(_make_room, weakref.ref(self._room))):
+                return await self._builder._run_here(self._put)
         finally:
             if not loop.is_closed():  # else nobody can read there any more
                 await self._put(None)
@@ -291,6 +302,8 @@ class TurnStream:
     async def _put(self, activity: TurnActivity | None) -> None:
         if not self._is_draining:
             await self._room.acquire()
+            if self._builder._token.is_set:
+                self._room.release()  # for whoever comes next
             self._keep(activity)
 
     def _keep(self, activity: TurnActivity | None) -> None:

@@ -13,9 +13,12 @@ import pytest
 from support.cancelling import MOST_STEPS, cancelled_at, settle
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FunctionToolProvider, LashCore, Stopped, TurnOutput, tool
+from lash_cli.api import FunctionToolProvider, LashCore, SessionTaken, Stopped, TurnOutput, WorkOptions, shared, tool
+from lash_cli.api.turns import STREAM_QUEUE_ITEMS
 from lash_cli.core.content import message_text
-from lash_cli.errors import SessionClosed
+from lash_cli.core.llm import LlmCallResult, LlmRequest, TextDelta
+from lash_cli.core.protocols import CancelSignal, EventSink
+from lash_cli.errors import LashRuntimeError, SessionClosed
 
 SESSIONS = ("s1", "s2")
 LIMIT_S = 20
@@ -105,6 +108,63 @@ async def test_a_tool_that_closes_its_core_ends_its_turn_as_cancelled(make_core)
     other = await make_core(ScriptedCaller([text("here")])).open_session("s1")
     assert (await other.turn("after").run()).result.assistant_message() == "here"
     assert [message_text(message) for message in other.read_view().messages][-2:] == ["after", "here"]
+
+
+@pytest.mark.parametrize("who", ["sink", "sink that waits in a task", "listener of a worker"])
+async def test_who_closes_the_core_where_its_turn_waits_for_him_is_refused_and_closes_it_after_the_turn(
+    make_core, monkeypatch, who: str
+) -> None:
+    monkeypatch.setattr(shared, "OWN_TURN_S", 0.05)
+    core: LashCore = make_core(ScriptedCaller([text("never")], repeat=True))
+    refused: list[LashRuntimeError] = []
+
+    async def leave(event: object) -> None:
+        if not refused and not isinstance(event, SessionTaken):
+            with pytest.raises(LashRuntimeError) as refusal:
+                await (core.aclose() if who == "sink" else asyncio.create_task(core.aclose()))
+            refused.append(refusal.value)
+
+    session = await core.open_session("s1")
+    async with asyncio.timeout(LIMIT_S):
+        if who == "listener of a worker":
+            await session.enqueue("x")
+            report = await core.worker(WorkOptions(until_empty=True), on_event=leave).run(["s1"])
+            assert report.turns == 1
+        else:
+            output = await session.turn("x").stream_to(leave)
+            assert output.result.cancellation is not None and output.result.cancellation.reason == "core closed"
+        assert refused[0].code == "session_in_turn" and "close the core" in (refused[0].hint or "")
+        await core.aclose()
+    other = await make_core(ScriptedCaller([text("here")])).open_session("s1")
+    assert (await other.turn("after").run()).result.assistant_message() == "here"
+    assert [message_text(message) for message in other.read_view().messages if message.role == "user"] == ["x", "after"]
+
+
+@pytest.mark.parametrize("then", ["closes the core", "waits for its end"])
+async def test_a_turn_that_is_to_stop_waits_for_no_reader_who_waits_for_its_end(make_core, then: str) -> None:
+    class Talkative(ScriptedCaller):
+        is_talking = asyncio.Event()
+
+        async def call(self, request: LlmRequest, *, sink: EventSink, cancel: CancelSignal) -> LlmCallResult:
+            for number in range(2 * STREAM_QUEUE_ITEMS):
+                if number == STREAM_QUEUE_ITEMS // 2:
+                    self.is_talking.set()
+                await sink(TextDelta("word "))
+            return await super().call(request, sink=sink, cancel=cancel)
+
+    caller = Talkative([text("never")], repeat=True)
+    core: LashCore = make_core(caller)
+    session = await core.open_session("s1")
+    async with asyncio.timeout(LIMIT_S), session.turn("x").stream() as stream:
+        activity = await anext(stream)
+        await caller.is_talking.wait()
+        if then == "closes the core":
+            await core.aclose()
+        else:
+            await session.request_turn_cancel(activity.turn_id, "c1")
+            await core.await_terminal(session.address(activity.turn_id))
+        output = await stream.result()
+    assert isinstance(output.result.outcome, Stopped) and output.result.outcome.reason == "cancelled"
 
 
 async def test_a_session_that_is_opened_while_its_core_closes_begins_nothing_more(make_core) -> None:
