@@ -48,6 +48,15 @@ def copy_place(reason: str = "") -> Path:
     return Path(directory, f"{stem}-{reason}-{stamp}.db" if reason else f"{stem}-{stamp}.db")
 
 
+def sweep_copies() -> None:
+    """Remove what killed commands left of copies of this database: each may be all of it, under no name."""
+    from lash_cli.store.sqlite.backup import sweep
+
+    paths = current().paths
+    for directory in (os.path.dirname(os.path.realpath(paths.database)), os.path.join(paths.data_dir, COPIES)):
+        sweep(Path(directory))
+
+
 def backup(
     out: Annotated[str | None, typer.Option(metavar="FILE", help="The new file; one in backups/ otherwise.")] = None,
 ) -> int:
@@ -130,6 +139,7 @@ def purge(
     with progress("counting what would be erased" if dry_run else "erasing every session"):
         if not dry_run:
             erase(place, SystemClock())
+            sweep_copies()
         owns_outputs = not _is_beside_the_usual(place)
         spilled = _spilled(dry_run=dry_run or not owns_outputs)
     document = {

@@ -16,6 +16,7 @@ import typer
 
 from lash_cli.cli.asking import confirm
 from lash_cli.cli.bulk import deletion_question
+from lash_cli.cli.db_files import sweep_copies
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one, say
 from lash_cli.cli.progress import progress
@@ -61,6 +62,8 @@ def command(
     with progress("looking for what nothing needs" if dry_run else "removing what nothing needs"):
         collected = run_async(_would_collect(cutoff_ms) if dry_run else _collect(cutoff_ms))
         spilled = forget_spilled(Path(current().paths.state_dir) / DIRECTORY_NAME, cutoff_ms, dry_run=dry_run)
+        if not dry_run:
+            sweep_copies()
     document = _document(dry_run, cutoff_ms, idle_since_ms, expired, collected, spilled)
     emit_one("Collection", document, text=_text(document))
     if not dry_run and (collected.blobs or collected.journal_rows or expired):

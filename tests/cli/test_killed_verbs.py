@@ -87,14 +87,20 @@ def test_a_file_that_somebody_is_about_to_put_in_place_is_left_alone(tmp_path: P
     assert names(tmp_path) == {"file", foreign.name}
 
 
-def test_copies_that_were_killed_do_not_gather(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+@pytest.mark.parametrize("next_command", ["db backup", "gc", "db purge --confirm lash.db"])
+def test_copies_that_were_killed_do_not_gather(tmp_path: Path, next_command: str) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy.db"
     done(home, "open", "s")
+    done(home, "turn", "s", "!text a canary")
+    done(home, "db", "backup", "--out", str(copy))
     killed(home, "os.link", "db", "backup")
-    (left,) = (home / "backups").iterdir()
-    os.utime(left, (1, 1))
-    done(home, "db", "backup")
-    assert not left.exists()
+    killed(home, "os.link", "db", "restore", str(copy))
+    left = [path for path in home.rglob(".*") if path.is_file()]
+    assert len(left) == 3 and all(holding(path.parent, "a canary") for path in left)
+    for path in left:
+        os.utime(path, (1, 1))
+    done(home, *next_command.split())
+    assert not list(home.rglob(".*"))
 
 
 def test_a_secret_that_a_killed_scrub_took_out_is_in_the_file_no_more_once_none_is_found(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def back_up(database: Path, target: Path) -> Copy:
     """
     if not is_there(database):
         raise NotFoundError(f"{database} does not exist", code="store_not_found")
-    _sweep(Path(os.path.realpath(database)).parent)
+    sweep(Path(os.path.realpath(database)).parent)
     with mapped_errors(database):
         source = connect(database, (), read_only=True)
     try:
@@ -248,7 +248,7 @@ def erase(database: Path, clock: Clock) -> None:
 @contextmanager
 def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
     """A private file beside `target` that is gone in the end, with whatever SQLite put beside it."""
-    _sweep(target.parent)
+    sweep(target.parent)
     # In a container every process may have the same number, also the one that was killed.
     draft = target.with_name(f".{target.name}.{os.getpid()}.{os.urandom(4).hex()}.{suffix}")
     try:
@@ -263,7 +263,7 @@ def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
                 path.unlink()
 
 
-def _sweep(directory: Path) -> None:
+def sweep(directory: Path) -> None:
     """Remove what processes that were killed left in `directory`: whole copies of a database, under no name. Of any
     file: a copy that is named after its time is made once."""
     for path in directory.glob(".*"):
