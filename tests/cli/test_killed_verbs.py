@@ -133,4 +133,9 @@ def test_a_restore_after_the_database_was_removed_takes_no_log_of_a_killed_proce
     (tmp_path / "new.db-wal").write_bytes(log)
     refused = run_lash(["db", "backup", "--out", str(tmp_path / "new.db"), "-o", "json"], home=home)
     assert (refused.code, refused.error["code"]) == (4, "file_exists")
+    assert refused.error["details"] == {"path": str(tmp_path / "new.db-wal")}
     assert names(tmp_path) >= {"new.db-wal"} and not list(tmp_path.glob("*new.db*partial*"))
+    # The log of a file that is there is not what is in the way.
+    (tmp_path / "copy.db-wal").write_bytes(log)
+    refused = run_lash(["db", "backup", "--out", str(copy), "-o", "json"], home=home)
+    assert refused.error["details"] == {"path": str(copy)}

@@ -290,7 +290,7 @@ def _publish(draft: Path, target: Path) -> None:
     """Give a finished file its name; raises `ConflictError` (`file_exists`) rather than replace one, or stand beside
     the log of another."""
     for beside in (target.with_name(target.name + ending) for ending in _LOGS):
-        if _bytes_in(beside):
+        if _bytes_in(beside) and not target.exists():
             raise taken_file(beside, "name another file, or move that away")
     try:
         _link(draft, target)
