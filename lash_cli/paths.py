@@ -321,11 +321,11 @@ def write_private_file(path: str, data: bytes) -> None:
         raise unusable_path(path, error, "write") from error
 
 
-def replace_file(path: str, data: bytes) -> None:
+def replace_file(path: str, data: bytes, *, is_lasting: bool = True) -> None:
     """Replace `path` atomically by `data` with mode 0600; readers see the old or the new content, never a part.
 
-    What processes that were killed while they did so have left beside it is removed. Raises `OSError`, and then the
-    file is as it was.
+    It is synced, and `sweep_drafts` is done; neither is with `is_lasting` false, for what is written again and again.
+    Raises `OSError`, and then the file is as it was.
     """
     # A name nobody can foresee, and one of its own for each writer: at any other a link may wait.
     draft = f"{path}.{os.urandom(_DRAFT_BYTES).hex()}{_DRAFT_ENDING}"
@@ -335,28 +335,28 @@ def replace_file(path: str, data: bytes) -> None:
             _lock(file.fileno())
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if is_lasting:
+                os.fsync(file.fileno())
             os.replace(draft, path)
         except BaseException:
-            os.unlink(draft)
+            _remove(draft)
             raise
-    for other in _drafts_of(path):
-        _remove_abandoned(other)
+    if is_lasting:
+        sweep_drafts(path)
 
 
-def _drafts_of(path: str) -> list[str]:
-    """What was begun to replace `path`, as far as its directory can be read."""
+def sweep_drafts(path: str) -> None:
+    """Remove what processes left beside `path` that were killed while they replaced it, as far as its directory can be
+    read."""
     directory, name = os.path.split(path)
     length = len(f"{name}.{_DRAFT_ENDING}") + 2 * _DRAFT_BYTES
     try:
         names = os.listdir(directory)
     except OSError:
-        return []
-    return [
-        os.path.join(directory, other)
-        for other in names
-        if len(other) == length and other.startswith(f"{name}.") and other.endswith(_DRAFT_ENDING)
-    ]
+        return
+    for other in names:
+        if len(other) == length and other.startswith(f"{name}.") and other.endswith(_DRAFT_ENDING):
+            _remove_abandoned(os.path.join(directory, other))
 
 
 def _remove_abandoned(draft: str) -> None:
@@ -372,6 +372,13 @@ def _remove_abandoned(draft: str) -> None:
             os.close(descriptor)
     except OSError:
         return  # another process may do the same
+
+
+def _remove(draft: str) -> None:
+    try:
+        os.unlink(draft)
+    except FileNotFoundError:
+        return  # interrupted right after it was put in place
 
 
 def _lock(descriptor: int, *, waits: bool = True) -> bool:

@@ -9,7 +9,6 @@ one stays a link.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Collection
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from lash_cli.cli.out_files import check_writable, named_file
 from lash_cli.core.observation import SessionCursor
 from lash_cli.errors import LashRuntimeError, SessionCursorMalformed, SessionCursorWrongSession, UsageError
-from lash_cli.paths import from_here, is_stream, only_regular
+from lash_cli.paths import from_here, is_stream, only_regular, replace_file, sweep_drafts
 
 START = "start"
 LAST_COMMIT = "last-commit"
@@ -25,7 +24,6 @@ NOW = "now"
 CURSOR = "cursor"
 # How every cursor begins, of whatever version.
 _MARK = "lashsc"
-_PRIVATE = 0o600
 _HEAD_BYTES = 64
 
 
@@ -86,6 +84,7 @@ class CursorFile:
         if is_stream(self._path) or is_stream(self._target):
             raise UsageError(f"cannot keep a cursor in {self._path}", hint="name a file, which can be read again")
         check_writable(self._path)
+        sweep_drafts(self._target)
         try:
             with open(self._target, "rb", opener=only_regular) as file:
                 begin = file.read(_HEAD_BYTES).lstrip()
@@ -137,15 +136,10 @@ class CursorFile:
             self._replace()
 
     def _replace(self) -> None:
-        temporary = f"{self._target}.{os.getpid()}.new"
+        text = "".join(f"{token}\n" for token in self._tokens.values())
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _PRIVATE)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.writelines(f"{token}\n" for token in self._tokens.values())
-            os.replace(temporary, self._target)
+            replace_file(self._target, text.encode(), is_lasting=False)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
             raise LashRuntimeError(
                 "cursor_not_saved", f"the cursor could not be kept in {self._path}: {error.strerror}"
             ) from error

@@ -87,6 +87,18 @@ def test_a_file_that_somebody_is_about_to_put_in_place_is_left_alone(tmp_path: P
     assert names(tmp_path) == {"file", foreign.name}
 
 
+def test_cursor_files_that_were_killed_do_not_gather(tmp_path: Path) -> None:
+    home, out = tmp_path / "home", tmp_path / "out"
+    out.mkdir()
+    done(home, "open", "s")
+    done(home, "turn", "s", "!text one")
+    words = ("tail", "s", "--from", "start", "--until", "idle", "--save-cursor", str(out / "cursor"))
+    killed(home, "os.replace", *words)
+    assert names(out) not in (set(), {"cursor"})
+    done(home, *words)
+    assert names(out) == {"cursor"}
+
+
 @pytest.mark.parametrize("next_command", ["db backup", "gc", "db purge --confirm lash.db"])
 def test_copies_that_were_killed_do_not_gather(tmp_path: Path, next_command: str) -> None:
     home, copy = tmp_path / "home", tmp_path / "copy.db"

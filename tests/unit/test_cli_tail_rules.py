@@ -21,11 +21,12 @@ from lash_cli.errors import LashRuntimeError
 CURSOR = SessionCursor("00000000deadbeef", 3, 7, "s")
 
 
-def test_a_place_is_never_written_through_somebody_elses_link(tmp_path: Path) -> None:
+def test_a_place_is_never_written_through_somebody_elses_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     victim, kept = tmp_path / "victim", tmp_path / "kept"
     victim.write_text("mine")
-    (tmp_path / f"kept.{os.getpid()}.new").symlink_to(victim)
-    with pytest.raises(LashRuntimeError) as refused:
+    (tmp_path / f"kept.{'00' * 8}.new").symlink_to(victim)
+    with monkeypatch.context() as foreseen, pytest.raises(LashRuntimeError) as refused:
+        foreseen.setattr(os, "urandom", bytes)
         CursorFile(str(kept)).save(CURSOR)
     assert refused.value.code == "cursor_not_saved"
     assert victim.read_text() == "mine" and not kept.exists()
