@@ -511,6 +511,22 @@ def test_a_copy_takes_away_what_a_killed_one_left_and_nothing_that_may_be_in_use
     assert set(tmp_path.rglob(".*")) == {young, living, foreign}
 
 
+def test_a_copy_is_made_and_put_back_where_nothing_can_be_removed(tmp_path, monkeypatch):
+    import errno
+
+    from lash_cli.store.sqlite import backup
+    from lash_cli.store.sqlite.database import Database
+
+    def refuse(path, **options):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    database, copy = tmp_path / "lash.db", tmp_path / "copy.db"
+    Database.open(database, clock=SystemClock()).close()
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert backup.back_up(database, copy).sessions == 0
+    assert backup.restore(copy, database, tmp_path / "aside.db", SystemClock()).copy.sessions == 0
+
+
 @pytest.mark.parametrize("is_fresh", [True, False], ids=["fresh", "replacing"])
 def test_what_a_process_of_the_same_number_left_a_moment_ago_is_in_nobodys_way(tmp_path, is_fresh):
     from lash_cli.store.sqlite import backup

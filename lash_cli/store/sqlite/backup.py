@@ -259,7 +259,8 @@ def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
         yield draft
     finally:
         for path in (draft, *(draft.with_name(draft.name + ending) for ending in _BESIDE)):
-            with suppress(FileNotFoundError):  # what was finished goes by its own name
+            # Mostly there is none; what cannot be removed makes nothing undone, and goes with a later copy.
+            with suppress(OSError):
                 path.unlink()
 
 
