@@ -191,6 +191,8 @@ def host_policy(
 class ConfiguredProviders:
     """Builds each configured provider when it is first resolved; implements `runtime.host.ProviderResolver`."""
 
+    keeps_its_word = True  # as `runtime.host.resolver_of` asks
+
     def __init__(
         self,
         settings: Settings,

@@ -61,6 +61,7 @@ from lash_cli.runtime.host import (
     RuntimeHost,
     SingleProvider,
     require_collaborators,
+    resolver_of,
 )
 from lash_cli.runtime.session import Dirty, ResidentSession
 from lash_cli.runtime.state import Residency, RuntimeSessionState, require_own
@@ -190,7 +191,11 @@ class LashCore(SessionHistories):
             require_collaborators(tools=source)
         for plugin in plugins:
             require_collaborators(context=plugin)
-        resolver = providers if providers is not None else SingleProvider(provider) if provider is not None else None
+        resolver: ProviderResolver | None = None
+        if providers is not None:
+            resolver = resolver_of(providers, is_strict=strict)
+        elif provider is not None:
+            resolver = SingleProvider(provider)
         if resolver is None:
             raise ConfigError("a core needs a provider", code="missing_provider")
         if provider is not None and providers is not None:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import msgspec
 
 from lash_cli.core.attachments import AttachmentPolicy
+from lash_cli.core.codec import described
 from lash_cli.core.context import ContextPlugin
 from lash_cli.core.lease import LeaseTimings
 from lash_cli.core.prompt import NO_BUILTINS, PromptBuiltins
 from lash_cli.core.protocols import ApprovalPolicy, Clock, EffectHost, Ids, ModelCaller
-from lash_cli.errors import ConfigError, LashError, ProviderMismatch
+from lash_cli.errors import ConfigError, LashError, ProviderMismatch, ProviderUnconfigured
+from lash_cli.runtime.cancellation import FAILURES
 from lash_cli.store.base import RuntimePersistence
 
 if TYPE_CHECKING:
@@ -45,8 +47,53 @@ class ProviderResolver(Protocol):
         ...
 
 
+class _CheckedProviders:
+    """A resolver that is not ours. That it has no provider says nothing about the session that asks for it, and keeps
+    no turn from being cancelled, however it says so."""
+
+    def __init__(self, given: ProviderResolver, *, is_strict: bool) -> None:
+        self._given = given
+        self._is_strict = is_strict
+
+    @property
+    def default_id(self) -> str:
+        """The provider a new session records."""
+        return self._given.default_id
+
+    def resolve(self, provider_id: str) -> ModelCaller:
+        """The caller; raises what the resolver raises of our errors, and `ProviderUnconfigured` for everything else,
+        an answer that is no caller too."""
+        try:
+            caller = self._given.resolve(provider_id)
+            if hasattr(caller, "call"):
+                return caller
+            problem = f"it answered {type(caller).__name__}"
+        except LashError:
+            raise
+        except FAILURES as error:
+            if self._is_strict:
+                raise
+            problem = described(error)
+        raise ProviderUnconfigured(
+            f"the resolver of this core has no provider {provider_id!r}: {problem}",
+            hint="resolve() returns a ModelCaller, or raises ConfigError for a provider there is not",
+        )
+
+    async def aclose(self) -> None:
+        """Release every caller."""
+        await self._given.aclose()
+
+
+def resolver_of(given: ProviderResolver, *, is_strict: bool) -> ProviderResolver:
+    """`given`, held to its word unless it says that it is ours: `keeps_its_word`. With `is_strict` what it raises comes
+    out."""
+    return given if hasattr(given, "keeps_its_word") else _CheckedProviders(given, is_strict=is_strict)
+
+
 class SingleProvider:
     """A resolver over one caller: any other id is a provider mismatch (contract 01 §2.4)."""
+
+    keeps_its_word = True
 
     def __init__(self, caller: ModelCaller) -> None:
         self._caller = caller

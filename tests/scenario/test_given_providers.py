@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from support.driving import Crash, CrashPoints, S, said
 from support.scripted import ScriptedCaller, calls, text
 from support.switching import Switching, switch
 from support.tools import NamedTools
 
-from lash_cli.api import DirectRequest, LashCore, ModelSpec, ProviderStatus, SessionConfigPatch, TurnInput
+from lash_cli.api import (
+    DirectRequest,
+    LashCore,
+    ModelSpec,
+    ProviderStatus,
+    SessionConfigPatch,
+    SqliteStore,
+    TurnInput,
+    WorkOptions,
+)
 from lash_cli.core.content import user_message
-from lash_cli.errors import ProviderMismatch
+from lash_cli.errors import ProviderMismatch, ProviderUnconfigured
 
 
 @pytest.mark.parametrize("has_store", [True, False])
@@ -131,3 +143,67 @@ async def test_a_crashed_turn_whose_provider_is_gone_can_still_be_cancelled(make
     await session.configure(SessionConfigPatch(provider_id="else"))
     assert (await session.turn("two").run()).result.assistant_message() == "two"
     assert said(session.read_view().messages) == ["one", "two", "two"]
+
+
+class OwnResolver:
+    """A resolver as a host writes one: of a dictionary."""
+
+    default_id = "scripted"
+
+    def __init__(self, caller: ScriptedCaller, gone: Any) -> None:
+        self.callers = {"scripted": caller}
+        self._gone = gone
+
+    def resolve(self, provider_id: str) -> Any:
+        return self._gone(self.callers, provider_id)
+
+    async def aclose(self) -> None:
+        pass
+
+
+GONE = pytest.mark.parametrize(
+    "gone", [lambda callers, name: callers[name], lambda callers, name: callers.get(name)], ids=["raises", "has none"]
+)
+
+
+def core_of(tmp_path: Path, resolver: OwnResolver, **options: Any) -> LashCore:
+    store = SqliteStore.open(tmp_path / "home" / "lash.db")
+    return LashCore(providers=resolver, model=ModelSpec("m"), store=store, queue_driver="none", **options)
+
+
+@GONE
+async def test_a_resolver_that_has_no_such_provider_refuses_turns_and_holds_no_queue(tmp_path: Path, gone: Any) -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    resolver = OwnResolver(caller, gone)
+    async with core_of(tmp_path, resolver) as core:
+        session = await core.open_session(S)
+        resolver.callers.clear()
+        assert session.provider_status().code == "provider_unconfigured"
+        with pytest.raises(ProviderUnconfigured, match="'scripted'"):
+            await session.turn("never").run()
+        await session.enqueue("queued")
+        report = await core.worker(WorkOptions(until_empty=True)).run()
+        assert (report.errors, report.held) == (1, ())
+        assert (await core.store.session_row(S)).running_turn_id is None
+        resolver.callers["scripted"] = caller
+        await session.queued_turn().run()
+        assert said(session.read_view().messages) == ["queued", "one"]
+
+
+@GONE
+async def test_a_turn_that_was_cut_off_is_cancelled_also_where_the_resolver_has_its_provider_no_more(
+    tmp_path: Path, gone: Any
+) -> None:
+    resolver = OwnResolver(ScriptedCaller([text("one")]), gone)
+    with pytest.raises(Crash):
+        async with core_of(tmp_path, resolver, crash_point=CrashPoints("before:commit")) as core:
+            await (await core.open_session(S)).turn("one").run()
+    resolver.callers.clear()
+    async with core_of(tmp_path, resolver) as core:
+        session = await core.open_session(S)
+        with pytest.raises(ProviderUnconfigured):
+            await session.redrive().run()
+        await core.request_turn_cancel(S)
+        result = (await session.redrive().run()).result
+        assert result is not None and result.cancellation is not None
+        assert said(session.read_view().messages) == ["one"]
