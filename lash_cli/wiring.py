@@ -280,6 +280,10 @@ def build_provider(
         from lash_cli.settings.keys import fetch_key
 
         key = fetch_key(provider.key, paths, environment, wanted_by=f"provider {provider.name}")
+    if provider.options:
+        from lash_cli.settings.redact import remember_credentials
+
+        remember_credentials(provider.options)
     resolved = ProviderSettings(provider.name, provider.kind, provider.base_url, key, dict(provider.options))
     return build_caller(resolved, clock=clock, ids_bits=ids.bits, on_request=on_request, on_event=on_event)
 

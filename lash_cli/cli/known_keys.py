@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lash_cli.cli.invocation import current
-from lash_cli.settings.redact import remember
+from lash_cli.settings.redact import remember, remember_credentials
 
 
 def load_known_keys() -> None:
@@ -18,5 +18,8 @@ def load_known_keys() -> None:
         scheme, _, variable = str(invocation.settings.get(f"providers.{name}.key") or "").partition(":")
         if scheme == "env":
             variables.add(variable.strip())
+        entry = invocation.settings.provider(name)
+        if entry is not None:
+            remember_credentials(entry.options)
     for variable in variables:
         remember(invocation.environment.get(variable, "").strip())

@@ -87,6 +87,17 @@ def masked(options: Any, path: Sequence[str] = ()) -> Any:
     return redact(options) if isinstance(options, str) else options
 
 
+def remember_credentials(options: Any, path: Sequence[str] = ()) -> None:
+    """From now on the credentials in a provider's options are masked wherever they appear, also without the word for
+    their scheme. What has no digit is a word, such as the name of a mode, and would be missing from every message."""
+    if isinstance(options, dict):
+        for name, value in options.items():
+            remember_credentials(value, (*path, name))
+    elif isinstance(options, str) and is_credential(path) and any(map(str.isdigit, options)):
+        remember(options.strip())
+        remember(options.partition(" ")[2].strip())
+
+
 def may_hold_secret(text: str) -> bool:
     """Whether a text, or the JSON it is in, deserves `find_secrets`: one quick look that misses nothing of that."""
     if _HINTS.search(text) is not None:

@@ -222,6 +222,8 @@ def test_a_secret_header_of_the_configuration_is_a_key_too(tmp_path: Path) -> No
     with searched(tmp_path, options=options, secret=secret) as search:
         search.server.default = error_reply(500, body, {"x-request-id": secret, "x-echo": secret})
         assert search.turn("-o", "jsonl") == 75
+        search.server.default = stream_reply({"id": secret, **body})  # every event of a stream is traced
+        assert search.turn("-o", "jsonl") != 0
         assert all(request.headers["x-api-key"] == secret for request in search.server.requests)
 
 

@@ -369,6 +369,17 @@ def test_what_waits_moves_with_its_session_and_runs_when_it_is_released(lash: An
     assert "first" in users[0]["text"] and "second" in "".join(item["text"] for item in users)
 
 
+def test_a_header_with_a_credential_is_redacted_like_a_key(lash: Any, home: Path) -> None:
+    secret = "team-token-81c5d07"
+    prepare(home, OPEN)
+    (home / "config.toml").write_text(
+        f'[providers.mine]\nbase_url = "http://127.0.0.1:9/v1"\noptions = {{headers = {{X-Team-Token = "{secret}"}}}}\n'
+    )
+    assert lash("turn", "s", f"it is {secret}").code == 0
+    redacted = lash("export", "s", "--redact").out
+    assert "it is [redacted]" in redacted and secret not in redacted
+
+
 def test_what_waits_is_redacted_like_everything_else(lash: Any, home: Path, tmp_path: Path) -> None:
     prepare(home, OPEN)
     lash("enqueue", "s", f"use {KEY}")
