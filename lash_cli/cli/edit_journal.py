@@ -119,6 +119,7 @@ class EditJournal:
         """Begin an edit: when this returns, every text of `plan` is on disk. Raises `StoreReadOnly`."""
         directory = edits_directory()
         ensure_private_directory(directory)
+        drop_unborn()
         path = os.path.join(directory, plan.edit_id + _JOURNAL)
         try:
             descriptor = os.open(path + _NEW, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND, PRIVATE_FILE_MODE)

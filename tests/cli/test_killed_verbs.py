@@ -151,3 +151,15 @@ def test_a_restore_after_the_database_was_removed_takes_no_log_of_a_killed_proce
     (tmp_path / "copy.db-wal").write_bytes(log)
     refused = run_lash(["db", "backup", "--out", str(copy), "-o", "json"], home=home)
     assert refused.error["details"] == {"path": str(copy)}
+
+
+def test_texts_of_an_edit_that_was_killed_before_it_began_go_with_the_next_edit(tmp_path: Path) -> None:
+    home, given = tmp_path / "home", tmp_path / "given"
+    given.write_text("changed\n")
+    done(home, "open", "s")
+    first = done(home, "enqueue", "s", "a canary", "-q").out.strip()
+    killed(home, "os.rename", "queue", "edit", first, "--file", str(given))
+    assert holding(home / "edits", "a canary")
+    done(home, "queue", "edit", first, "--file", str(given))
+    assert names(home / "edits") == set()
+    assert [item["preview"] for item in done(home, "queue", "ls", "s", "-o", "json").json["items"]] == ["changed"]
