@@ -120,11 +120,16 @@ def is_row_live(row: LeaseRow, now_ms: int) -> bool:
 
 
 def judge_claim(row: LeaseRow, owner: LeaseOwnerIdentity, now_ms: int) -> ClaimVerdict:
-    """The `try_claim` rule: grant when free, extend for the same owner and incarnation, else busy."""
+    """The `try_claim` rule: grant when free, extend for the same owner and incarnation, else busy. One of another
+    process is another, whatever it is called: forked workers may draw the same ids."""
     if not is_row_live(row, now_ms):
         return ClaimVerdict.GRANT
     holder = row.owner
-    if holder is not None and (holder.owner_id, holder.incarnation_id) == (owner.owner_id, owner.incarnation_id):
+    if (
+        holder is not None
+        and (holder.owner_id, holder.incarnation_id) == (owner.owner_id, owner.incarnation_id)
+        and holder.liveness == owner.liveness
+    ):
         return ClaimVerdict.EXTEND
     return ClaimVerdict.BUSY
 

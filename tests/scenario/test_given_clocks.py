@@ -3,8 +3,13 @@ and no turn is made of it (contract 01 §1, design D18)."""
 
 from __future__ import annotations
 
+import asyncio
 import math
+import os
+import random
+import sys
 import uuid
+from asyncio.subprocess import PIPE
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ from support.driving import S, said
 from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import LashCore, ModelSpec, SqliteStore, provider
-from lash_cli.errors import ConfigError
+from lash_cli.errors import ConfigError, SessionExecutionBusy
 from lash_cli.system import SystemClock, SystemIds
 
 
@@ -29,6 +34,65 @@ class Answering:
         if self.is_wrong and name == self._method:
             return lambda *_: self._answer
         return getattr(self._clock if hasattr(self._clock, name) else self._ids, name)
+
+
+class Seeded(SystemIds):
+    """Ids as forked workers draw them whose random numbers go on from one seed: each draws the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._random = random.Random(1)
+
+    def new(self, prefix: str) -> str:
+        return f"{prefix}_{self._random.getrandbits(64):x}"
+
+    def token(self) -> str:
+        return f"{self._random.getrandbits(128):x}"
+
+
+WORKER = """
+import asyncio, sys
+from pathlib import Path
+from scenario.test_given_clocks import Seeded
+from support.scripted import ScriptedCaller, text
+from lash_cli.api import LashCore, ModelSpec, SqliteStore
+
+async def main():
+    caller = ScriptedCaller([text("done")])
+    caller.gate = asyncio.Event()
+    store = SqliteStore.open(Path(sys.argv[1]))
+    async with LashCore(provider=caller, model=ModelSpec("m"), store=store, queue_driver="none", ids=Seeded()) as core:
+        turn = asyncio.create_task((await core.open_session("s1")).turn("one").run())
+        await caller.entered.wait()
+        print("running", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        caller.gate.set()
+        print((await turn).result.assistant_message(), flush=True)
+
+asyncio.run(main())
+"""
+
+
+async def test_two_processes_that_draw_the_same_ids_do_not_share_a_lane(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "lash.db"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WORKER, str(path), stdin=PIPE, stdout=PIPE, env=environment
+    )
+    try:
+        assert worker.stdout is not None and await worker.stdout.readline() == b"running\n"
+        caller = ScriptedCaller([text("never")], repeat=True)
+        store = SqliteStore.open(path)
+        async with LashCore(
+            provider=caller, model=ModelSpec("m"), store=store, queue_driver="none", ids=Seeded()
+        ) as core:
+            with pytest.raises(SessionExecutionBusy):
+                await (await core.open_session(S)).turn("two").run()
+        assert await worker.communicate(b"go on\n") == (b"done\n", None)
+        assert caller.requests == []
+    finally:
+        if worker.returncode is None:
+            worker.kill()
 
 
 WRONG = pytest.mark.parametrize(

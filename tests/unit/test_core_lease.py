@@ -8,6 +8,7 @@ from lash_cli.core.lease import (
     LeaseOwnerIdentity,
     LeaseRow,
     LeaseTimings,
+    LocalProcess,
     SessionExecutionLease,
     granted_lease,
     is_fence_live,
@@ -19,6 +20,7 @@ from lash_cli.core.lease import (
 ME = LeaseOwnerIdentity("me", "i1")
 MY_NEXT_LIFE = LeaseOwnerIdentity("me", "i2")
 OTHER = LeaseOwnerIdentity("other", "i1")
+HERE, THERE = (LeaseOwnerIdentity("me", "i1", LocalProcess("host", "boot", pid, "1")) for pid in (7, 8))
 FREE = LeaseRow(fencing_token=4)
 HELD = LeaseRow(4, "tok", ME, claimed_at_ms=0, expires_at_ms=100)
 
@@ -33,6 +35,8 @@ HELD = LeaseRow(4, "tok", ME, claimed_at_ms=0, expires_at_ms=100)
         (HELD, ME, 99, ClaimVerdict.EXTEND),
         (HELD, OTHER, 99, ClaimVerdict.BUSY),
         (HELD, MY_NEXT_LIFE, 99, ClaimVerdict.BUSY),
+        (msgspec.structs.replace(HELD, owner=HERE), HERE, 99, ClaimVerdict.EXTEND),
+        (msgspec.structs.replace(HELD, owner=HERE), THERE, 99, ClaimVerdict.BUSY),
     ],
 )
 def test_a_claim_is_judged_by_the_row_alone(
