@@ -188,7 +188,7 @@ class AnswerReader:
             )
         if not body or (media_type == "text/event-stream" and not is_page):
             return  # a stream that broke before its first event: the missing proof says so
-        what = "an HTML page" if is_page else f"{media_type} that is neither an event stream nor JSON"
+        what = "an HTML page" if is_page else f"{media_type} that is neither an event stream nor one JSON object"
         raise LlmTransportError(
             f"the endpoint answered with {what} instead of {self._wire.answer_name}; check base_url",
             kind="http",

@@ -499,6 +499,12 @@ async def test_another_content_type_is_named() -> None:
     assert "text/plain" in error.message
 
 
+async def test_a_list_is_not_said_to_be_no_json() -> None:
+    error = await failure(json_reply([chunk({"content": "x"}, "stop")]))
+    assert error.code == "unexpected_content_type"
+    assert "application/json that is neither an event stream nor one JSON object" in error.message
+
+
 async def test_what_is_kept_of_another_content_is_cut_behind_the_redaction() -> None:
     error = await failure(Reply((b"x" * 390 + KEY.encode(),), 200, {"content-type": "text/plain"}))
     assert error.raw is not None and KEY[:8] not in error.raw
