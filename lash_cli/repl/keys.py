@@ -9,14 +9,19 @@ dropped.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import struct
 import termios
 
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.input.base import Input
 from prompt_toolkit.input.posix_utils import PosixStdinReader
+from prompt_toolkit.input.typeahead import store_typeahead
 from prompt_toolkit.input.vt100 import Vt100Input
 from prompt_toolkit.input.vt100_parser import _IS_PREFIX_OF_LONGER_MATCH_CACHE, Vt100Parser
+from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
 # Esc is told from the beginning of a sequence by what follows within the first time; Alt+Key from Esc and Key within
@@ -27,6 +32,8 @@ CHORD_SECONDS = 0.1
 _NEWLINE = (Keys.Escape, Keys.ControlM)
 # Shift, Alt, Shift+Alt and Ctrl with Enter, as CSI-u and as modifyOtherKeys.
 _ENTER_MODIFIERS = (2, 3, 4, 5, 6)
+# More than a line that is edited by the terminal can be.
+_LONGEST_LINE = 64 * 1024
 _COMPLETE = re.compile(r"\x1b\[[0-9;:<=>?]*[u~]\Z")
 
 
@@ -59,6 +66,34 @@ def listen_quietly(source: Input) -> None:
     if isinstance(source, Vt100Input):
         source.stdin_reader = PosixStdinReader(source.fileno(), errors="replace", encoding=source.stdin.encoding)
         source.vt100_parser = QuietParser(source.vt100_parser.feed_key_callback)
+
+
+def keep_typed_ahead(source: Input) -> None:
+    """Keep what was typed before the prompt stands, with the Enter of a line as one: until then a terminal makes a line
+    feed of it, which would be a new line of the draft. Of several lines, which may be a paste, none is sent."""
+    if not isinstance(source, Vt100Input):
+        return
+    lines: list[bytes] = []
+    while _is_line_ready(source.fileno()) and (line := os.read(source.fileno(), _LONGEST_LINE)):
+        lines.append(line)
+    if len(lines) == 1:
+        lines = [line.removesuffix(b"\n") + b"\r" if line.endswith(b"\n") else line for line in lines]
+    pressed: list[KeyPress] = []
+    parser = QuietParser(pressed.append)
+    parser.feed(b"".join(lines).decode(source.stdin.encoding, "replace"))
+    parser.flush()
+    store_typeahead(source, pressed)
+
+
+def _is_line_ready(terminal: int) -> bool:
+    """Whether the terminal still edits lines and has a whole one."""
+    try:
+        if not termios.tcgetattr(terminal)[3] & termios.ICANON:
+            return False
+        (count,) = struct.unpack("i", fcntl.ioctl(terminal, termios.FIONREAD, bytes(4)))
+    except (OSError, termios.error):
+        return False
+    return bool(count)
 
 
 def taken_again(source: Input) -> bool:
