@@ -30,7 +30,8 @@ class Said(NamedTuple):
 
 
 async def said_by(command: Sequence[str]) -> Said:
-    """Run `command` without a keyboard; it is killed when it takes too long or is not waited for any more.
+    """Run `command` without a keyboard; it is killed, with what it started, when it takes too long or is not waited for
+    any more.
 
     Raises `LashRuntimeError` (`command_not_started`).
     """
@@ -42,7 +43,9 @@ async def said_by(command: Sequence[str]) -> Said:
         return Said(124, f"killed after {SECONDS:.0f} s\n")
     finally:
         if process.returncode is None:
-            process.kill()
+            _signal(process, signal.SIGKILL)
+            # It counts as ended when nobody can write what it says any more, and a daemon it started still could.
+            process._transport.close()  # type: ignore[attr-defined]  # nothing public gives its pipe up
             await process.wait()
     text = safe_text(said.decode("utf-8", "replace"))
     if len(text) > KEPT_CHARS:
@@ -52,7 +55,10 @@ async def said_by(command: Sequence[str]) -> Said:
 
 async def at_terminal(command: Sequence[str], over: asyncio.Event) -> int:
     """Give the terminal to `command` and return its exit status; when `over` is set, or it is not waited for any more,
-    it is told to end, and killed when it does not. Raises `LashRuntimeError` (`command_not_started`)."""
+    it is told to end, with what it started, and killed when it does not.
+
+    Raises `LashRuntimeError` (`command_not_started`).
+    """
     process = await _started(command)
     waits = [asyncio.ensure_future(wait) for wait in (process.wait(), over.wait())]
     # Ctrl-\ is for who has the terminal, too.
@@ -64,14 +70,36 @@ async def at_terminal(command: Sequence[str], over: asyncio.Event) -> int:
         for wait in waits:
             wait.cancel()
         if process.returncode is None:
-            process.terminate()
+            _signal(process, signal.SIGTERM)
             try:
                 async with asyncio.timeout(END_SECONDS):
                     await process.wait()
             except TimeoutError:
-                process.kill()
+                _signal(process, signal.SIGKILL)
                 await process.wait()
     return cast("int", process.returncode)
+
+
+def _signal(process: Process, number: signal.Signals) -> None:
+    """Signal a program that was not waited for yet, and whatever it started that did not leave it: a shell that ends
+    leaves its commands running. They are in our own process group, which has the terminal, so it cannot be signalled
+    as one. Without /proc only the program itself is."""
+    for pid in (*_descendants(process.pid), process.pid):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def _descendants(pid: int) -> tuple[int, ...]:
+    children: dict[int, list[int]] = {}
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit():
+            with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
+                if fields := file.read().rpartition(b")")[2].split():
+                    children.setdefault(int(fields[1]), []).append(int(name))
+    found = children.get(pid, [])
+    for child in found:  # which grows meanwhile
+        found += children.pop(child, [])
+    return tuple(found)
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

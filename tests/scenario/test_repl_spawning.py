@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import select
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,6 +35,52 @@ async def test_a_program_that_does_not_end_when_told_is_killed(tmp_path: Path, m
             await running
     with pytest.raises(ProcessLookupError):
         os.kill(int(begun.read_text()), 0)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux shows whose child a process is")
+@pytest.mark.parametrize("run", ["at a terminal", "without one"])
+async def test_what_a_program_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str) -> None:
+    is_started, start = asyncio.Event(), spawning._started
+
+    async def started_here(*command: Any, **options: Any) -> Any:
+        process = await start(*command, **options)
+        is_started.set()
+        return process
+
+    monkeypatch.setattr(spawning, "_started", started_here)
+    begun = tmp_path / "begun"
+    command = ["sh", "-c", f"sh -c 'sleep 600 & echo $! > {begun}.new; mv {begun}.new {begun}; wait'; true"]
+    over = asyncio.Event()
+    program = spawning.at_terminal(command, over) if run == "at a terminal" else spawning.said_by(command)
+    running = asyncio.ensure_future(program)
+    async with asyncio.timeout(30):
+        await is_started.wait()
+        while not begun.exists():  # noqa: ASYNC110 - it is another process that makes it
+            await asyncio.sleep(0.01)
+    started = os.pidfd_open(int(begun.read_text()))
+    try:
+        over.set()
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled() or running.exception() is None
+        assert select.select([started], [], [], 30)[0], "it goes on"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(started, signal.SIGKILL)
+        os.close(started)
+
+
+async def test_a_daemon_that_a_program_started_is_not_waited_for(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    script = f"(sleep 600 & echo $! > {begun}.new); mv {begun}.new {begun}; sleep 600"
+    running = asyncio.ensure_future(spawning.said_by(["sh", "-c", script]))
+    async with asyncio.timeout(30):
+        while not begun.exists():  # noqa: ASYNC110 - it is another process that makes it
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.wait([running])
+    os.kill(int(begun.read_text()), signal.SIGKILL)
+    assert running.cancelled()
 
 
 async def test_a_program_that_cannot_be_started_does_not_end_the_chat() -> None:
