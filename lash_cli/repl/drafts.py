@@ -35,6 +35,13 @@ class Pulling(Record):
     text: str
 
 
+class Editing(Record):
+    """A text that is open in an editor, as it was when that began, and the file it is in."""
+
+    path: str
+    text: str
+
+
 class Draft(Record):
     """Everything of one chat that is not in the store. `stash` has the newest last; `own` are inputs it queued."""
 
@@ -45,6 +52,7 @@ class Draft(Record):
     own: tuple[str, ...] = ()
     # Paths and addresses of what goes with the text.
     attached: tuple[str, ...] = ()
+    editing: Editing | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -70,6 +78,21 @@ def unstashed(draft: Draft) -> Draft:
     *others, newest = draft.stash
     text = newest if draft.text == newest else _before(newest, draft.text)
     return msgspec.structs.replace(draft, text=text, stash=tuple(others))
+
+
+def in_editor(draft: Draft, editing: Editing | None) -> Draft:
+    """A text is open in an editor, None for none any more."""
+    return msgspec.structs.replace(draft, editing=editing)
+
+
+def edited(draft: Draft, saved: str | None) -> Draft:
+    """The chat ended under an open editor, which saved `saved`, None for nothing: what was changed there is the draft,
+    and what was typed is put aside."""
+    began = draft.editing
+    draft = msgspec.structs.replace(draft, editing=None)
+    if began is None or saved is None or saved in (began.text, draft.text) or not saved.strip():
+        return draft
+    return msgspec.structs.replace(draft, text=saved, stash=_put_aside(draft.stash, draft.text))
 
 
 def sending(draft: Draft, key: str, text: str) -> Draft:

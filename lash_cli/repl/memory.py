@@ -80,6 +80,7 @@ class ReplMemory:
         except sqlite3.Error as error:
             raise StoreReadOnly(f"cannot open {path}: {error}", details={"path": path}) from error
         self._path = path
+        self.directory = directory
         self._session_id = session_id
         self._is_dead = is_dead
         self._row_id: int | None = None

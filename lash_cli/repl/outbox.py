@@ -6,7 +6,9 @@ finds out afterwards on which side the text is. Nothing here decides anything.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 from lash_cli.api.queue import SessionQueue
 from lash_cli.core.codec import tag_of
@@ -20,8 +22,9 @@ from lash_cli.core.ingress import (
 from lash_cli.core.protocols import Ids
 from lash_cli.errors import LashError
 from lash_cli.repl import drafts
-from lash_cli.repl.drafts import Draft
+from lash_cli.repl.drafts import Draft, Editing
 from lash_cli.repl.memory import ReplMemory
+from lash_cli.repl.spawning import text_of
 from lash_cli.store.base import RuntimePersistence
 
 
@@ -52,9 +55,29 @@ class Outbox:
                 found = await self._queue.find_input(pull.input_id)
                 if found is not None and found[0].state is InputState.CANCELLED:
                     cancelled.add(pull.input_id)
-        self.draft = drafts.recovered(adopted.drafts, stored_keys=stored, cancelled_ids=cancelled)
+        open_files = [left.editing.path for left in adopted.drafts if left.editing is not None]
+        left_drafts = [drafts.edited(left, _saved(left.editing)) for left in adopted.drafts]
+        self.draft = drafts.recovered(left_drafts, stored_keys=stored, cancelled_ids=cancelled)
         self._memory.take_over(adopted, self.draft)
+        for path in open_files:
+            with suppress(OSError):
+                os.unlink(path)
         return self.draft
+
+    @property
+    def directory(self) -> str:
+        """Where what chats remember stands, which nobody else can read."""
+        return self._memory.directory
+
+    @contextmanager
+    def editing(self, path: str, text: str) -> Iterator[None]:
+        """Meanwhile `text` is in an editor as the file `path`, where the next chat looks should this process die."""
+        self.sync()
+        self._become(drafts.in_editor(self.draft, Editing(path, text)))
+        try:
+            yield
+        finally:
+            self._become(drafts.in_editor(self.draft, None))
 
     def _become(self, draft: Draft) -> None:
         if draft == self.draft:
@@ -137,3 +160,11 @@ class Outbox:
     def leave(self) -> None:
         """The chat ends; what was not sent waits for the next one."""
         self._memory.leave(self.draft)
+
+
+def _saved(editing: Editing | None) -> str | None:
+    """What an editor saved that outlived its chat; None where there is nothing to read."""
+    try:
+        return None if editing is None else text_of(editing.path)
+    except OSError:
+        return None

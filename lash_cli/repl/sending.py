@@ -186,10 +186,10 @@ class Sending:
         """Let the person edit `text` in their editor; None when that failed, which is told. When the chat ends
         meanwhile, what they saved is the draft, which the next chat has, and nothing else.
 
-        Raises `ConfigError` (`editor_missing`) and `LashRuntimeError` (`command_not_started`).
+        Raises `ConfigError` (`editor_missing`), `StoreReadOnly` and `LashRuntimeError` (`command_not_started`).
         """
         command = self.desk.editor()
-        with private_copy(text) as path:
+        with private_copy(text, self.outbox.directory) as path, self.outbox.editing(path, text):
             status = await self.face.run_verb([*command, path], is_interactive=True)
             edited = text_of(path) if status == 0 or self.is_leaving else None
         if self.is_leaving:

@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 from lash_cli import umask
 from lash_cli.errors import LashRuntimeError
+from lash_cli.paths import unusable_path
 from lash_cli.views.safe_text import safe_text
 
 SECONDS = 600.0
@@ -119,9 +120,13 @@ async def _started(
 
 
 @contextmanager
-def private_copy(text: str) -> Iterator[str]:
-    """The path of a file with `text` that only its owner can read; it is removed at the end."""
-    descriptor, path = tempfile.mkstemp(prefix="lash-draft-", suffix=".md")
+def private_copy(text: str, directory: str) -> Iterator[str]:
+    """The path of a file with `text` that only its owner can read; it is removed at the end. Raises `StoreReadOnly`
+    where `directory` cannot be written."""
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="draft-", suffix=".md", dir=directory)
+    except OSError as error:
+        raise unusable_path(directory, error, "write to") from error
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

@@ -331,6 +331,36 @@ def test_an_attachment_goes_with_the_next_text_only_and_survives_the_chat(chat, 
     assert [part["kind"] for part in second] == ["text"] and "+ plan.txt" not in two.text
 
 
+def test_what_was_saved_in_an_editor_whose_chat_was_killed_is_the_draft_of_the_next_chat(chat, home, tmp_path) -> None:
+    script, begun = tmp_path / "edit.sh", tmp_path / "begun"
+    script.write_text(
+        f"""printf "%s, and more\\n" "$(cat "$1")" > "$1"
+        echo "$$ $1" > {begun}.new
+        mv {begun}.new {begun}
+        exec sleep 600"""
+    )
+    one = chat(EDITOR=f"sh {script}")
+    one.press("rough words")
+    one.wait_for(f"{PROMPT} rough words")
+    one.press("\x18\x05")
+    one.wait_until(begun.exists)
+    pid, _, path = begun.read_text().strip().partition(" ")
+    try:
+        assert Path(path).parent == home and Path(path).stat().st_mode & 0o777 == 0o600
+        one.process.kill()
+        one.process.wait()
+    finally:
+        os.kill(int(pid), signal.SIGKILL)
+    two = type(one)(home, "s")
+    try:
+        two.wait_for(f"{PROMPT} rough words, and more")
+        assert not Path(path).exists()
+        two.press("\x15/back\r")
+        two.wait_for(f"{PROMPT} rough words\n")
+    finally:
+        two.close()
+
+
 def test_what_waits_is_edited_in_the_editor_and_a_shell_line_is_run_and_attached(chat, gate, tmp_path: Path) -> None:
     script = tmp_path / "edit.py"
     script.write_text(

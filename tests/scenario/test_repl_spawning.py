@@ -91,7 +91,7 @@ async def test_a_program_that_cannot_be_started_does_not_end_the_chat() -> None:
         assert refused.value.code == "command_not_started"
 
 
-def test_an_editor_may_take_the_file_away() -> None:
-    with spawning.private_copy("text") as path:
+def test_an_editor_may_take_the_file_away(tmp_path: Path) -> None:
+    with spawning.private_copy("text", str(tmp_path)) as path:
         Path(path).unlink()
         assert spawning.text_of(path) is None
