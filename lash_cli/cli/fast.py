@@ -11,13 +11,12 @@ the real command. Tests compare both ways word for word.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lash_cli.cli.globals import GlobalOptions
 from lash_cli.errors import ConfigError
@@ -110,22 +109,34 @@ _PLAIN: dict[str, tuple[Callable[[list[str], str | None], int], int, str | None]
 }
 
 
+class _System:
+    """All that `uuid` wants of `platform`."""
+
+    @staticmethod
+    def system() -> str:
+        return os.uname().sysname
+
+
 @contextmanager
 def _lightly() -> Iterator[None]:
     """Spend nothing on what a process of one look never uses.
 
     Importing makes many objects and no garbage, so the collector rests meanwhile. msgspec takes three names from
     typing_extensions and is content with `typing` where that is not installed; it stands in nobody's way here, but
-    it brings the source tools of the standard library with it, more than the whole reading of a session costs.
+    it brings the source tools of the standard library with it, more than the whole reading of a session costs. And it
+    takes `uuid`, which asks `platform` for the name of the system, and that compiles nine expressions for other ones.
     """
     gc.disable()
     try:
-        if "msgspec" not in sys.modules and "typing_extensions" not in sys.modules:
-            sys.modules["typing_extensions"] = None  # type: ignore[assignment]  # means: not installed
+        if "msgspec" not in sys.modules:
+            stand_ins: dict[str, Any] = {"typing_extensions": None, "platform": _System}
+            stand_ins = {name: module for name, module in stand_ins.items() if name not in sys.modules}
+            sys.modules.update(stand_ins)
             try:
                 import msgspec  # noqa: F401
             finally:
-                del sys.modules["typing_extensions"]
+                for name in stand_ins:
+                    del sys.modules[name]
         yield
     finally:
         gc.enable()
@@ -203,11 +214,15 @@ def _render(options: GlobalOptions, rows: list[ListedSession], now_ms: int, foll
 
 
 def _json(document: object) -> str:
+    import json  # of all that is told apart here only `ls` comes by this way
+
     return safe_json(json.dumps(document, ensure_ascii=False, separators=(",", ":"))) + "\n"
 
 
 def _document(row: ListedSession, now_ms: int) -> dict[str, object]:
     """As `documents.session_document`."""
+    import json
+
     config = json.loads(row.config)
     state = json.loads(row.turn_state)
     context = state.get("last_prompt_usage")
@@ -252,6 +267,8 @@ def _status(row: ListedSession, lease: dict[str, object] | None) -> str:
 def _lease(row: ListedSession, now_ms: int) -> dict[str, object] | None:
     if row.lease_token is None:
         return None
+    import json
+
     owner = json.loads(row.lease_owner) if row.lease_owner else None
     process = owner.get("liveness", {}) if owner else {}
     is_process = process.get("kind") == "local_process"

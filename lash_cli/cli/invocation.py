@@ -27,7 +27,8 @@ _FEWEST_COLUMNS = 10
 MACHINE_FORMATS = frozenset({"json", "jsonl", "name"})
 # A command in a text for people, up to its verb, or quoted words, which are somebody's. A command begins the text or
 # follows a sign or one of these words: names and paths may hold `lash` too. Help is the same everywhere.
-_NAMED_COMMAND = re.compile(
+# Compiled where it is first needed, like every expression that a plain command comes by (design D16).
+_NAMED_COMMAND = (
     r"""(?<![^\s'"])(?:'[^']*'|"[^"]*")"""
     r"""|(?:^|(?<=[:;,.|] )|(?<=[(\n])|(?<=\bor )|(?<=\band )|(?<=\bsee ))"""
     r"""lash (?=[a-z])(?!help\b|(?:[a-z-]+ ){1,2}--help)"""
@@ -150,7 +151,7 @@ class Invocation:
         from lash_cli.views.shell_words import shell_word
 
         here = " ".join(["lash", *map(shell_word, places), ""])
-        return _NAMED_COMMAND.sub(lambda found: here if found[0] == "lash " else found[0], text)
+        return re.sub(_NAMED_COMMAND, lambda found: here if found[0] == "lash " else found[0], text)
 
     @property
     def wants_ascii(self) -> bool:

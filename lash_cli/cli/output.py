@@ -8,7 +8,6 @@ which shape is decided here alone, so every verb honours `-o`, `--fields`,
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +20,7 @@ from lash_cli.views.safe_text import ascii_text, safe_json, safe_text
 
 SCHEMA = "lash/1"
 # `{key}` of a template; doubled braces are braces.
-PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([A-Za-z0-9_.-]*)\}")
+_PLACEHOLDER = r"\{\{|\}\}|\{([A-Za-z0-9_.-]*)\}"
 
 safe = safe_text
 
@@ -114,7 +113,7 @@ def emit_many(
 
 def to_json(document: Any) -> str:
     """One line of JSON that a terminal cannot be steered by; ASCII only with `--ascii`."""
-    return safe_json(json.dumps(document, ensure_ascii=current().output.ascii, separators=(",", ":")))
+    return _json(document, is_ascii=current().output.ascii)
 
 
 def write(text: str) -> None:
@@ -173,7 +172,13 @@ def warn_of_raw() -> None:
 
 def to_notice(document: Any) -> str:
     """One line of JSON for stderr; needs no settings, so it also works when they are broken."""
-    return safe_json(json.dumps(document, ensure_ascii=True, separators=(",", ":")))
+    return _json(document, is_ascii=True)
+
+
+def _json(document: Any, *, is_ascii: bool) -> str:
+    import json  # who prints a text for people has no use for it (design D16)
+
+    return safe_json(json.dumps(document, ensure_ascii=is_ascii, separators=(",", ":")))
 
 
 def write_note(line: str) -> None:
@@ -287,7 +292,7 @@ def _field_names(document: Document, prefix: str = "") -> list[str]:
 
 def template_keys(template: str) -> list[str]:
     """The keys that a template names, in order; one that is empty too."""
-    return [match.group(1) for match in PLACEHOLDER.finditer(template) if match.group(1) is not None]
+    return [match.group(1) for match in re.finditer(_PLACEHOLDER, template) if match.group(1) is not None]
 
 
 def _fill(template: str, document: Document, kind: str) -> str:
@@ -299,7 +304,7 @@ def _fill(template: str, document: Document, kind: str) -> str:
         value = _lookup(document, match.group(1), kind)
         return safe_text("" if value is None else value if isinstance(value, str) else to_json(value))
 
-    return PLACEHOLDER.sub(replacement, template)
+    return re.sub(_PLACEHOLDER, replacement, template)
 
 
 def _cell(value: Any) -> str:

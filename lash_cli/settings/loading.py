@@ -32,15 +32,14 @@ from lash_cli.settings.values import Settings, Sourced
 PROJECT_FILE = os.path.join(".lash", "config.toml")
 _CFG_PREFIX = "LASH_CFG__"
 _ENVIRONMENT = {"LASH_MODEL": "defaults.model", "LASH_PROVIDER": "defaults.provider", "LASH_OUTPUT": "defaults.output"}
-_HEADER = re.compile(r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$")
-_ASSIGNMENT = re.compile(
-    r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
-)
+# Expressions are compiled where they are needed: most commands read no file, and a small one at most (design D16).
+_HEADER = r"\s*\[([^\[\]]+)\]\s*(?:#.*)?$"
+_ASSIGNMENT = r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
 # What decides where a value ends: texts of one line and the beginnings of longer ones, brackets, and a comment.
-_PART = re.compile(r'''"""|\'{3}|"(?:[^"\\]|\\.)*"|'[^']*'|[\[\]{}]|#''')
+_PART = r'''"""|\'{3}|"(?:[^"\\]|\\.)*"|'[^']*'|[\[\]{}]|#'''
 # The end of a text of several lines by its quotes, of which two may be the text's own.
-_TEXT_ENDS = {'"""': re.compile(r'(?:[^"\\]|\\.?|"(?!""))*+"{3,5}'), "'''": re.compile(".*?'{3,5}")}
-_TOML_PLACE = re.compile(r"\(at line (\d+), column \d+\)")
+_TEXT_ENDS = {'"""': r'(?:[^"\\]|\\.?|"(?!""))*+"{3,5}', "'''": ".*?'{3,5}"}
+_TOML_PLACE = r"\(at line (\d+), column \d+\)"
 
 Values = dict[str, Sourced]
 
@@ -168,9 +167,9 @@ def _parse(text: str, path: str) -> dict[str, Any]:
 
 def _syntax_problem(text: str, path: str, error: ValueError) -> Problem:
     message = str(error)
-    place = _TOML_PLACE.search(message)
+    place = re.search(_TOML_PLACE, message)
     line = int(place[1]) if place else text.count("\n") + 1
-    return Problem(path, line, None, _TOML_PLACE.sub("", message).strip())
+    return Problem(path, line, None, re.sub(_TOML_PLACE, "", message).strip())
 
 
 def _walk(document: dict[str, Any], parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -347,12 +346,12 @@ def assignments(text: str) -> tuple[tuple[int, tuple[str, ...], bool], ...]:
     for number, line in enumerate(lines, start=1):
         if number <= end:
             continue
-        header = _HEADER.match(line)
+        header = re.match(_HEADER, line)
         if header is not None:
             section = split_path(header[1])
             found.append((number, section, True))
             continue
-        assignment = _ASSIGNMENT.match(line)
+        assignment = re.match(_ASSIGNMENT, line)
         if assignment is not None:
             found.append((number, (*section, *split_path(assignment[1])), False))
             end = end_of_value(lines, number)
@@ -387,7 +386,9 @@ def scan_line(line: str, before: OpenPart = OpenPart()) -> OpenPart:  # noqa: B0
     """What is open behind `line` when `before` was open in front of it."""
     depth, quotes, position = before.depth, before.quotes, 0
     while True:
-        found = _TEXT_ENDS[quotes].match(line, position) if quotes else _PART.search(line, position)
+        found = (
+            re.compile(_TEXT_ENDS[quotes]).match(line, position) if quotes else re.compile(_PART).search(line, position)
+        )
         if found is None:
             return OpenPart(depth, quotes)
         part, position = found[0], found.end()

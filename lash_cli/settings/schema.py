@@ -21,8 +21,8 @@ KEY_SOURCES = ("keys", "env", "file", "cmd", "keyring")
 # How long something is kept that is kept for ever.
 NEVER = "never"
 _FOREVER = "forever"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+_DURATION = r"([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d|)"
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 # 10 000 years: longer than anybody waits, and short enough for every clock and column that it is added up in.
 _LONGEST_SECONDS = 10_000 * 365 * 86400.0
@@ -149,7 +149,7 @@ def find_option(key: str) -> tuple[Option, str, tuple[str, ...]]:
     if parts[0] == LABELS and len(parts) == 2 and parts[1]:
         return Option("text"), key, ()
     if parts[0] in NAMED_SECTIONS:
-        if len(parts) >= 3 and _NAME.fullmatch(parts[1]):
+        if len(parts) >= 3 and re.fullmatch(_NAME, parts[1]):
             return _within(NAMED_SECTIONS[parts[0]], parts, 2)
     elif parts[0] in SECTIONS and len(parts) >= 2:
         return _within(SECTIONS[parts[0]], parts, 1)
@@ -169,7 +169,7 @@ def _within(options: dict[str, Option], parts: tuple[str, ...], depth: int) -> t
 def is_group(parts: tuple[str, ...]) -> bool:
     """Whether a dotted path is a table of keys rather than a key."""
     if parts[0] in NAMED_SECTIONS:
-        return len(parts) == 1 or (len(parts) == 2 and _NAME.fullmatch(parts[1]) is not None)
+        return len(parts) == 1 or (len(parts) == 2 and re.fullmatch(_NAME, parts[1]) is not None)
     return len(parts) == 1 and (parts[0] in SECTIONS or parts[0] == LABELS)
 
 
@@ -261,7 +261,7 @@ def duration_seconds(value: Any, *, or_else: str | None = None) -> float:
     Raises `ValueError`, which names `or_else` as allowed too."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
         return float(min(value, _LONGEST_SECONDS))
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    match = re.fullmatch(_DURATION, value.strip()) if isinstance(value, str) else None
     if match is None:
         other = f", or {or_else!r}" if or_else is not None else ""
         raise ValueError(f"expected a duration such as 5s or 500ms{other}, got {value!r}")

@@ -150,20 +150,22 @@ OF_A_QUEUE = """
 OF_TURNS = "core.commit core.llm core.outcome core.schemas core.tool_shapes core.tools"
 # Text asks the settings whether it is what is wanted.
 FOR_TEXT = "settings settings.loading settings.schema settings.values"
+TEXT_LIBRARIES = "__future__ contextlib errno gc sqlite3 typing math msgspec queue threading"
 LIST_LIBRARIES = "__future__ contextlib errno gc json sqlite3 typing"
 # Which of them loads `math` differs from one Python to the next.
-LIBRARIES = f"{LIST_LIBRARIES} math msgspec queue threading"
+LIBRARIES = f"{TEXT_LIBRARIES} json"
 LOOKS = {
     "ls -o json": (LIST_LIBRARIES, FOR_ALL, "store.sqlite.listing"),
     "show s -o json": (LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, "cli.session_detail views.shell_words"),
     "show s": (
-        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, FOR_TEXT, "cli.session_detail views.session views.shell_words",
+        TEXT_LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, FOR_TEXT,
+        "cli.session_detail views.session views.shell_words",
     ),
     "log s -o json": (
         LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, "cli.transcript_detail store.sqlite.turn_spans",
     ),
     "log s": (
-        LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, FOR_TEXT,
+        TEXT_LIBRARIES, FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, FOR_TEXT,
         "cli.transcript_detail store.sqlite.turn_spans views.transcript",
     ),
     "queue ls s -o json": (
@@ -171,7 +173,7 @@ LOOKS = {
         "cli.queue_detail store.sqlite.batches store.sqlite.queue_announcing",
     ),
     "enqueue s hello -q": (
-        f"{LIBRARIES} binascii importlib", FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, OF_A_QUEUE, OF_TURNS, FOR_TEXT,
+        f"{TEXT_LIBRARIES} binascii importlib", FOR_ALL, FOR_A_SESSION, OF_A_GRAPH, OF_A_QUEUE, OF_TURNS, FOR_TEXT,
         "api api.queue cli.enqueueing cli.running cli.stdin core.activity core.attachments core.observation runtime",
         "runtime.bells store.live store.sqlite.announcing store.sqlite.answers store.sqlite.live",
         "store.sqlite.enqueueing store.sqlite.live_rows",
@@ -199,6 +201,32 @@ def test_what_programs_ask_many_times_loads_what_is_listed_and_nothing_else(home
     newcomers, leavers = sorted(modules - listed), sorted(listed - modules)
     assert not newcomers, f"import inside the function that needs it: {', '.join(newcomers)}"
     assert not leavers, f"no longer loaded, take off the list: {', '.join(leavers)}"
+
+
+COMPILED = """
+import re, sys
+real = re.compile
+def compile(*args):
+    sys.stderr.write(f"compiled by {sys._getframe(1).f_globals['__name__']}\\n")
+    return real(*args)
+re.compile = compile
+from lash_cli.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("command", LOOKS)
+def test_what_programs_ask_many_times_compiles_only_what_it_looks_for(home, command):
+    prepare(home, OPEN, ("turn", "s", "hello", "-q"))
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILED, *command.split()], env=alone(home), capture_output=True, text=True,
+        timeout=60, check=True, stdin=subprocess.DEVNULL, cwd=home.parent,
+    )  # fmt: skip
+    by = set(done.stderr.splitlines())
+    # Every session is found by its id, and what was said is looked through for what steers a terminal.
+    needed = {"compiled by lash_cli.core.ids", "compiled by lash_cli.views.safe_text"}
+    assert {line for line in by if "by lash_cli" in line} <= needed
+    assert "compiled by platform" not in by
 
 
 # A program that embeds lash and opens a session, and what its first turn adds.
