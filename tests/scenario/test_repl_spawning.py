@@ -16,6 +16,20 @@ from lash_cli.errors import LashRuntimeError
 from lash_cli.repl import spawning
 
 
+@pytest.fixture
+def is_started(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set once the chat has the program that it started, which may be at work before that."""
+    is_started, start = asyncio.Event(), spawning._started
+
+    async def started_here(*command: Any, **options: Any) -> Any:
+        process = await start(*command, **options)
+        is_started.set()
+        return process
+
+    monkeypatch.setattr(spawning, "_started", started_here)
+    return is_started
+
+
 async def test_what_a_program_says_is_cut_with_a_word_about_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spawning, "KEPT_CHARS", 4)
     assert (await spawning.said_by(["printf", "1234"])).text == "1234"
@@ -39,15 +53,7 @@ async def test_a_program_that_does_not_end_when_told_is_killed(tmp_path: Path, m
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux shows whose child a process is")
 @pytest.mark.parametrize("run", ["at a terminal", "without one"])
-async def test_what_a_program_started_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str) -> None:
-    is_started, start = asyncio.Event(), spawning._started
-
-    async def started_here(*command: Any, **options: Any) -> Any:
-        process = await start(*command, **options)
-        is_started.set()
-        return process
-
-    monkeypatch.setattr(spawning, "_started", started_here)
+async def test_what_a_program_started_ends_with_it(tmp_path: Path, is_started: asyncio.Event, run: str) -> None:
     begun = tmp_path / "begun"
     command = ["sh", "-c", f"sh -c 'sleep 600 & echo $! > {begun}.new; mv {begun}.new {begun}; wait'; true"]
     over = asyncio.Event()
@@ -70,11 +76,12 @@ async def test_what_a_program_started_ends_with_it(tmp_path: Path, monkeypatch: 
         os.close(started)
 
 
-async def test_a_daemon_that_a_program_started_is_not_waited_for(tmp_path: Path) -> None:
+async def test_a_daemon_that_a_program_started_is_not_waited_for(tmp_path: Path, is_started: asyncio.Event) -> None:
     begun = tmp_path / "begun"
     script = f"(sleep 600 & echo $! > {begun}.new); mv {begun}.new {begun}; sleep 600"
     running = asyncio.ensure_future(spawning.said_by(["sh", "-c", script]))
     async with asyncio.timeout(30):
+        await is_started.wait()
         while not begun.exists():  # noqa: ASYNC110 - it is another process that makes it
             await asyncio.sleep(0.01)
         running.cancel()
