@@ -83,9 +83,10 @@ async def at_terminal(command: Sequence[str], over: asyncio.Event) -> int:
 
 def _signal(process: Process, number: signal.Signals) -> None:
     """Signal a program that was not waited for yet, and whatever it started that did not leave it: a shell that ends
-    leaves its commands running. They are in our own process group, which has the terminal, so it cannot be signalled
-    as one. Without /proc only the program itself is."""
-    for pid in (*_descendants(process.pid), process.pid):
+    leaves its commands running, and one whose command ends begins the next, so who started something is the first to be
+    told. They are in our own process group, which has the terminal, so it cannot be signalled as one. Without /proc
+    only the program itself is."""
+    for pid in (process.pid, *_descendants(process.pid)):
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
 

@@ -76,6 +76,24 @@ async def test_what_a_program_started_ends_with_it(tmp_path: Path, is_started: a
         os.close(started)
 
 
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux shows whose child a process is")
+async def test_a_shell_is_told_to_end_before_its_command_whose_end_begins_the_next(
+    tmp_path: Path, is_started: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, told, kill = tmp_path / "begun", list[int](), os.kill
+    monkeypatch.setattr(os, "kill", lambda pid, number: (told.append(pid), kill(pid, number)))
+    script = f"sleep 600 & echo $$ $! > {begun}.new; mv {begun}.new {begun}; wait; echo and the next one"
+    over = asyncio.Event()
+    running = asyncio.ensure_future(spawning.at_terminal(["sh", "-c", script], over))
+    async with asyncio.timeout(30):
+        await is_started.wait()
+        while not begun.exists():  # noqa: ASYNC110 - it is another process that makes it
+            await asyncio.sleep(0.01)
+        over.set()
+        assert await running == -signal.SIGTERM
+    assert told == [int(pid) for pid in begun.read_text().split()]
+
+
 async def test_a_daemon_that_a_program_started_is_not_waited_for(tmp_path: Path, is_started: asyncio.Event) -> None:
     begun = tmp_path / "begun"
     script = f"(sleep 600 & echo $! > {begun}.new); mv {begun}.new {begun}; sleep 600"
