@@ -93,9 +93,10 @@ def remember_credentials(options: Any, path: Sequence[str] = ()) -> None:
     if isinstance(options, dict):
         for name, value in options.items():
             remember_credentials(value, (*path, name))
-    elif isinstance(options, str) and is_credential(path) and any(map(str.isdigit, options)):
-        remember(options.strip())
-        remember(options.partition(" ")[2].strip())
+    elif isinstance(options, str) and is_credential(path):
+        for credential in (options, options.partition(" ")[2]):
+            if any(map(str.isdigit, credential)):
+                remember(credential.strip())
 
 
 def may_hold_secret(text: str) -> bool:

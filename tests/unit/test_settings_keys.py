@@ -16,7 +16,7 @@ from lash_cli.errors import ConfigError, UsageError
 from lash_cli.paths import resolve_paths
 from lash_cli.settings import keys
 from lash_cli.settings import redact as redacting
-from lash_cli.settings.redact import find_secrets, redact, remember
+from lash_cli.settings.redact import find_secrets, redact, remember, remember_credentials
 
 
 @pytest.fixture
@@ -142,6 +142,12 @@ def test_loaded_keys_are_masked_and_ordinary_words_are_not():
     assert redact("before hunter2-hunter2 after") == "before [redacted] after"
     remember("abc")
     assert redact("abc task-force https://example.org/a@b") == "abc task-force https://example.org/a@b"
+
+
+def test_a_word_in_a_header_of_a_provider_is_no_credential_whatever_it_follows():
+    remember_credentials({"headers": {"X-Author": "team-42 research", "Authorization": "Custom2 opensesame77"}})
+    assert redact("the research of team-42 research") == "the research of [redacted]"
+    assert redact("they said opensesame77") == "they said [redacted]"
 
 
 SLOW_TO_READ: dict[str, Callable[[int], str]] = {
