@@ -35,6 +35,7 @@ _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 # How what is about to replace a file is called beside it, and how old it is at least when a writer is known to be dead
 # that has not written anything.
 _DRAFT_BYTES = 8
+_DIGITS = frozenset("0123456789abcdef")
 _DRAFT_ENDING = ".new"
 _ABANDONED_SECONDS = 60.0
 
@@ -349,13 +350,15 @@ def sweep_drafts(path: str) -> None:
     """Remove what processes left beside `path` that were killed while they replaced it, as far as its directory can be
     read."""
     directory, name = os.path.split(path)
-    length = len(f"{name}.{_DRAFT_ENDING}") + 2 * _DRAFT_BYTES
+    first, last = f"{name}.", _DRAFT_ENDING
     try:
         names = os.listdir(directory)
     except OSError:
         return
     for other in names:
-        if len(other) == length and other.startswith(f"{name}.") and other.endswith(_DRAFT_ENDING):
+        drawn = other.removeprefix(first).removesuffix(last)
+        # Only what we drew: a name that somebody chose, with a day in it, may be as long.
+        if other == first + drawn + last and len(drawn) == 2 * _DRAFT_BYTES and _DIGITS.issuperset(drawn):
             _remove_abandoned(os.path.join(directory, other))
 
 
