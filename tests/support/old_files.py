@@ -8,7 +8,9 @@ from lash_cli.store.sqlite import checked_tables, numbered_tables, queue_tables,
 
 
 def without_imports(connection: sqlite3.Connection) -> None:
-    """The file of before migration 13: nothing says that a session came in from an archive."""
+    """The file of before migration 13: nothing says that a session came in from an archive, nor the
+    schema of the file to a statement."""
+    connection.execute("DROP VIEW schema_of_today")
     connection.execute("ALTER TABLE sessions DROP COLUMN imported_at_ms")
     connection.execute("DELETE FROM _sqlite_migrations WHERE name = '0013_imported_sessions'")
     connection.execute("PRAGMA user_version = 12")
