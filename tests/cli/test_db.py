@@ -576,6 +576,29 @@ def test_a_copy_that_the_disk_does_not_keep_is_told_by_the_name_of_what_was_to_b
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("refusal", ["EACCES", "EINVAL"])
+def test_a_copy_is_made_in_a_directory_that_cannot_be_synced(tmp_path, monkeypatch, refusal):
+    import errno
+
+    from lash_cli.store.sqlite import backup
+    from lash_cli.store.sqlite.database import Database
+
+    database, drop = tmp_path / "lash.db", tmp_path / "drop"
+    drop.mkdir()
+    Database.open(database, clock=SystemClock()).close()
+    number, names = getattr(errno, refusal), {"EACCES": "open", "EINVAL": "fsync"}
+    done = getattr(os, names[refusal])
+
+    def refuse(what, *arguments, **options):
+        # What is opened is a path, and what is synced a descriptor.
+        if os.path.exists(what) and os.path.samestat(os.stat(what), drop.stat()):
+            raise OSError(number, os.strerror(number))
+        return done(what, *arguments, **options)
+
+    monkeypatch.setattr(os, names[refusal], refuse)
+    assert backup.back_up(database, drop / "copy.db").sessions == 0
+
+
 def test_a_restore_that_is_killed_leaves_the_old_or_the_new_content_and_nothing_else(lash, home):
     world = QueuedHome(home)
     lash("turn", "s", "!text one")

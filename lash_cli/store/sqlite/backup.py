@@ -41,6 +41,8 @@ _SINGLE_FILE = "PRAGMA journal_mode = DELETE"
 _INTEGRITY = "PRAGMA integrity_check(1)"
 _SESSIONS = "SELECT count(*) FROM sessions"
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+# A directory where names may be made but not read, and a file system that syncs none: what was made there is made.
+_NO_SYNC: Final = frozenset({errno.EACCES, errno.EINVAL, errno.ENOTSUP})
 _READ_FAULTS: Final = (sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ)
 # What SQLite puts beside a file, and takes up with whatever file has the name then; the index says nothing of its own.
 _LOGS: Final = ("-wal", "-journal")
@@ -299,7 +301,7 @@ def _publish(draft: Path, target: Path) -> None:
         raise taken_file(target, "name another file") from None
     except OSError as error:
         raise unwritten_file(target, error) from error
-    _sync(target.parent, target)
+    _sync(target.parent, target, unless=_NO_SYNC)
 
 
 def _link(draft: Path, target: Path) -> None:
@@ -347,8 +349,9 @@ def _bytes_in(path: Path) -> int:
         return 0
 
 
-def _sync(path: Path, target: Path) -> None:
-    """Have a file, or the names in a directory, survive a power cut; raises as `unwritten_file` of `target`."""
+def _sync(path: Path, target: Path, *, unless: frozenset[int] = frozenset()) -> None:
+    """Have a file, or the names in a directory, survive a power cut; raises as `unwritten_file` of `target`, unless it
+    is for one of these numbers."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -356,4 +359,5 @@ def _sync(path: Path, target: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise unwritten_file(target, error) from error
+        if error.errno not in unless:
+            raise unwritten_file(target, error) from error
