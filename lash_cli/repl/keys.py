@@ -70,12 +70,17 @@ def listen_quietly(source: Input) -> None:
 
 def keep_typed_ahead(source: Input) -> None:
     """Keep what was typed before the prompt stands, with the Enter of a line as one: until then a terminal makes a line
-    feed of it, which would be a new line of the draft. Of several lines, which may be a paste, none is sent."""
+    feed of it, which would be a new line of the draft. Of several lines, which may be a paste, none is sent, also where
+    the last one has no end."""
     if not isinstance(source, Vt100Input):
         return
     lines: list[bytes] = []
     while _is_line_ready(source.fileno()) and (line := os.read(source.fileno(), _LONGEST_LINE)):
         lines.append(line)
+    if lines:
+        with source.raw_mode():
+            if _has_bytes(source.fileno()):
+                lines.append(os.read(source.fileno(), _LONGEST_LINE))
     if len(lines) == 1:
         lines = [line.removesuffix(b"\n") + b"\r" if line.endswith(b"\n") else line for line in lines]
     pressed: list[KeyPress] = []
@@ -88,10 +93,15 @@ def keep_typed_ahead(source: Input) -> None:
 def _is_line_ready(terminal: int) -> bool:
     """Whether the terminal still edits lines and has a whole one."""
     try:
-        if not termios.tcgetattr(terminal)[3] & termios.ICANON:
-            return False
+        return bool(termios.tcgetattr(terminal)[3] & termios.ICANON) and _has_bytes(terminal)
+    except termios.error:
+        return False
+
+
+def _has_bytes(terminal: int) -> bool:
+    try:
         (count,) = struct.unpack("i", fcntl.ioctl(terminal, termios.FIONREAD, bytes(4)))
-    except (OSError, termios.error):
+    except OSError:
         return False
     return bool(count)
 

@@ -41,7 +41,8 @@ def test_an_answer_streams_into_the_scrollback_and_leaving_says_how_to_come_back
     assert one.users() == ["hello"]
 
 
-def test_a_line_that_is_entered_before_the_prompt_stands_is_sent_and_several_wait(home: Path) -> None:
+@pytest.mark.parametrize("end", ["\r", ""], ids=["ended", "without an end"])
+def test_a_line_that_is_entered_before_the_prompt_stands_is_sent_and_several_wait(home: Path, end: str) -> None:
     prepare(home, ("open", "s", "--name", "fjord"))
     with contextlib.closing(Chat(home, "s")) as one:
         one.press("hello 中 there\r")
@@ -51,14 +52,14 @@ def test_a_line_that_is_entered_before_the_prompt_stands_is_sent_and_several_wai
         assert one.ended() == 0
         assert one.users() == ["hello 中 there"]
     with contextlib.closing(Chat(home, "s")) as two:
-        two.press("first\rsecond\r")
+        two.press(f"first\rsecond{end}")
         two.wait_for(lambda text: "❯ first" in text and "second" in text)
         two.press("third\r")
         two.wait_for("│ idle")
         two.wait_for("You said: first")
         two.press("\x04")
         assert two.ended() == 0
-        assert two.users() == ["hello 中 there", "first\nsecond\nthird"]
+        assert two.users() == ["hello 中 there", "first\nsecond" + ("\n" if end else "") + "third"]
 
 
 def test_what_other_processes_do_in_the_session_appears_live(chat, lash) -> None:
