@@ -128,6 +128,8 @@ def purge(
     of its sessions. Copies, configuration and keys stay where they are.
     Refused while another process has the database open or a session is held.
     """
+    from glob import escape, glob
+
     from lash_cli.store.sqlite.backup import erase
     from lash_cli.store.sqlite.inspection import facts, looking
 
@@ -157,16 +159,16 @@ def purge(
     say(f"{'would erase' if dry_run else 'erased'} {counted(before.sessions, 'session')} of {place}{also}")
     if spilled.files and not owns_outputs:
         say(f"left, since they may be of another database: {outputs}; lash gc removes the old ones")
-    left = sorted(Path(current().paths.data_dir, COPIES).glob("*.db"))
-    if left:
-        say(pairs([("copies that still have them", str(left[0].parent))]))
+    copies = os.path.join(current().paths.data_dir, COPIES)
+    if glob(os.path.join(escape(copies), "*.db")):
+        say(pairs([("copies that still have them", copies)]))
     return 0
 
 
 def _is_beside_the_usual(place: Path) -> bool:
     """Whether `place` was chosen while there is the usual database too: outputs of commands name neither."""
-    usual = Path(current().paths.usual_database)
-    return usual.exists() and not usual.samefile(place)
+    usual = current().paths.usual_database
+    return os.path.exists(usual) and not os.path.samefile(usual, place)
 
 
 def _spilled(*, dry_run: bool) -> Spilled:

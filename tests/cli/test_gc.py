@@ -9,6 +9,8 @@ import sqlite3
 import time
 from pathlib import Path
 
+from support.unprivileged import run_unprivileged
+
 DAY_MS = 86_400_000
 
 
@@ -166,3 +168,18 @@ def test_an_age_that_nothing_reaches_removes_nothing(lash, home):
     refused = lash("gc", "--yes", "-o", "json")
     assert (refused.code, refused.out, refused.error["code"]) == (5, "", "config_invalid")
     assert "retention.max_age: expected a duration" in refused.error["message"]
+
+
+def test_what_is_closed_to_the_user_is_no_reason_not_to_say_what_was_done(lash, home, tmp_path):
+    database, closed = tmp_path / "lash.db", tmp_path / "data"
+    lash("open", "s", "--db", str(database))
+    closed.mkdir()
+    places = {name: str(tmp_path / name) for name in ("XDG_CONFIG_HOME", "XDG_STATE_HOME")}
+    env = {"LASH_HOME": "", "XDG_DATA_HOME": str(closed), **places}
+    closed.chmod(0)
+    try:
+        for verb in ("gc", "db purge --confirm lash.db"):
+            done = run_unprivileged(*verb.split(), "--db", str(database), "-o", "json", home=home, env=env)
+            assert (done.code, done.json["kind"]) == (0, "Collection" if verb == "gc" else "DatabasePurge"), done.err
+    finally:
+        closed.chmod(0o700)

@@ -268,11 +268,18 @@ def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
 
 def sweep(directory: Path) -> None:
     """Remove what processes that were killed left in `directory`: whole copies of a database, under no name. Of any
-    file: a copy that is named after its time is made once."""
-    for path in directory.glob(".*"):
-        left = _LEFT.fullmatch(path.name)
+    file: a copy that is named after its time is made once. What is closed to us is left as it is."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return
+    for name in names:
+        left = _LEFT.fullmatch(name)
         with suppress(OSError):  # another process may do the same
-            if left and not _is_alive(int(left[1])) and time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+            if not left or _is_alive(int(left[1])):
+                continue
+            path = directory / name
+            if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 path.unlink()
 
 
