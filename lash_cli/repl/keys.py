@@ -81,6 +81,8 @@ def keep_typed_ahead(source: Input) -> None:
         with source.raw_mode():
             if _has_bytes(source.fileno()):
                 lines.append(os.read(source.fileno(), _LONGEST_LINE))
+    if not b"".join(lines).strip():
+        lines.clear()  # an Enter alone would answer what nobody has seen yet, such as whether what is held goes on
     if len(lines) == 1:
         lines = [line.removesuffix(b"\n") + b"\r" if line.endswith(b"\n") else line for line in lines]
     pressed: list[KeyPress] = []

@@ -62,6 +62,19 @@ def test_a_line_that_is_entered_before_the_prompt_stands_is_sent_and_several_wai
         assert two.users() == ["hello 中 there", "first\nsecond" + ("\n" if end else "") + "third"]
 
 
+def test_an_enter_before_the_prompt_stands_sends_nothing_that_is_held(home: Path, lash) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"), ("enqueue", "s", "not yet"), ("queue", "hold", "s"))
+    with contextlib.closing(Chat(home, "s")) as one:
+        one.press("\r")
+        one.wait_for("│ queue 0+1 held")
+        one.press("afterwards")
+        one.wait_for(f"{PROMPT} afterwards")
+        one.press("\x15\x04")
+        assert one.ended() == 0
+        assert one.users() == []
+    assert lash("show", "s", "-o", "json").json["held_at"] is not None
+
+
 def test_what_other_processes_do_in_the_session_appears_live(chat, lash) -> None:
     one = chat()
     lash("turn", "s", "!text from elsewhere")
