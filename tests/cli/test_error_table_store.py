@@ -90,6 +90,16 @@ def test_a_database_that_lost_a_table_is_corrupt_and_nothing_to_try_again(world:
             assert table in error["message"] and error["hint"] and not error["ambiguous"]
 
 
+def test_a_database_that_lost_its_view_of_today_is_not_called_sound_by_the_check_that_is_hinted_at(
+    world: ErrorWorld,
+) -> None:
+    with closing(sqlite3.connect(world.database)) as connection:
+        connection.execute("DROP VIEW schema_of_today")
+    for arguments in (("show", "demo"), ("turn", "demo", "hi"), ("db", "check")):
+        error = told(world.lash(*arguments, "-o", "json"), 9, "store_corrupt")
+        assert "schema_of_today" in error["message"]
+
+
 def test_doctor_reports_a_damaged_database_and_does_not_touch_it(world: ErrorWorld) -> None:
     damage(world.database, "noise")
     before = world.database.read_bytes()

@@ -30,6 +30,7 @@ from lash_cli.store.sqlite.deletion import OWNED
 from lash_cli.store.sqlite.journal import unpack
 from lash_cli.store.sqlite.lineage import HIDDEN_OF_RUN, Run, Segment, is_whole, key_at, runs_to_root, segments_of
 from lash_cli.store.sqlite.places import place_at, places, sql_place, sql_places
+from lash_cli.store.sqlite.schema import IS_OF_TODAY
 from lash_cli.store.sqlite.stamps import StoredResult, StoredSummary
 
 SHOWN: Final = 20
@@ -38,8 +39,9 @@ _OWNERLESS: Final = {
     table: f"SELECT DISTINCT session_key FROM {table} WHERE session_key NOT IN (SELECT session_key FROM sessions)"
     for table in OWNED
 }
-_SESSIONS = """
-SELECT session_key, session_id, next_seq, leaf_seq, CAST(components AS BLOB) FROM sessions ORDER BY 1
+_SESSIONS = f"""
+SELECT session_key, session_id, next_seq, leaf_seq, CAST(components AS BLOB) FROM sessions WHERE {IS_OF_TODAY}
+ORDER BY 1
 """
 _SEQS_OF_RUN = "SELECT seq FROM nodes WHERE place BETWEEN ? AND ? ORDER BY place"
 _ID_AT = "SELECT node_id FROM nodes WHERE place = ?"
