@@ -12,6 +12,7 @@ from support.clock import LIMIT_S, settle
 from support.scripted import ScriptedCaller, calls, text
 from support.tools import NamedTools
 
+from lash_cli import OpenAgentFrameRequest
 from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, Stopped, ToolContext, tool
 from lash_cli.core.activity import ToolCallCompleted, ToolProgress
 from lash_cli.core.content import is_safe_to_resume
@@ -322,6 +323,8 @@ async def test_calls_of_two_turns_under_one_id_have_replay_keys_of_their_own(mak
     caller = ScriptedCaller([ONE, text("paid"), ONE, text("paid again")])
     async with await make_core(caller, tools=[FunctionToolProvider([work])]).open_session("s1") as session:
         first = await session.turn("x").run()
+        # In one conversation the second would get an id of its own.
+        await session.admin().open_agent_frame(OpenAgentFrameRequest("second", "test"))
         second = await session.turn("x").run()
     assert [record.call_id for output in (first, second) for record in output.result.tool_calls] == ["a", "a"]
     assert len(set(keys)) == 2
