@@ -60,24 +60,22 @@ async def at_terminal(command: Sequence[str], over: asyncio.Event) -> int:
 
     Raises `LashRuntimeError` (`command_not_started`).
     """
-    process = await _started(command)
-    waits = [asyncio.ensure_future(wait) for wait in (process.wait(), over.wait())]
-    # Ctrl-\ is for who has the terminal, too.
-    on_quit = signal.signal(signal.SIGQUIT, _nothing)
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        signal.signal(signal.SIGQUIT, on_quit)
-        for wait in waits:
-            wait.cancel()
-        if process.returncode is None:
-            _signal(process, signal.SIGTERM)
-            try:
-                async with asyncio.timeout(END_SECONDS):
+    with _quit_is_for_another():
+        process = await _started(command)
+        waits = [asyncio.ensure_future(wait) for wait in (process.wait(), over.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            if process.returncode is None:
+                _signal(process, signal.SIGTERM)
+                try:
+                    async with asyncio.timeout(END_SECONDS):
+                        await process.wait()
+                except TimeoutError:
+                    _signal(process, signal.SIGKILL)
                     await process.wait()
-            except TimeoutError:
-                _signal(process, signal.SIGKILL)
-                await process.wait()
     return cast("int", process.returncode)
 
 
@@ -102,6 +100,17 @@ def _descendants(pid: int) -> tuple[int, ...]:
     for child in found:  # which grows meanwhile
         found += children.pop(child, [])
     return tuple(found)
+
+
+@contextmanager
+def _quit_is_for_another() -> Iterator[None]:
+    """While inside, Ctrl-\\ is for who has the terminal, as Ctrl-C is: from before it is started, as it may run before
+    whoever started it goes on."""
+    on_quit = signal.signal(signal.SIGQUIT, _nothing)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGQUIT, on_quit)
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

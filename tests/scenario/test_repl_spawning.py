@@ -120,3 +120,33 @@ def test_an_editor_may_take_the_file_away(tmp_path: Path) -> None:
     with spawning.private_copy("text", str(tmp_path)) as path:
         Path(path).unlink()
         assert spawning.text_of(path) is None
+
+
+async def test_ctrl_backslash_is_for_a_program_from_before_the_chat_knows_that_it_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours: list[int] = []
+    before = signal.signal(signal.SIGQUIT, lambda number, frame: ours.append(number))
+    start = spawning._started
+
+    async def started_and_quit(*command: Any) -> Any:
+        process = await start(*command)
+        for pid in (os.getpid(), process.pid):
+            os.kill(pid, signal.SIGQUIT)
+        return process
+
+    monkeypatch.setattr(spawning, "_started", started_and_quit)
+    try:
+        assert await spawning.at_terminal(["sleep", "600"], asyncio.Event()) == -signal.SIGQUIT
+        assert ours == []
+        os.kill(os.getpid(), signal.SIGQUIT)
+        assert ours == [signal.SIGQUIT], "it is ours again"
+    finally:
+        signal.signal(signal.SIGQUIT, before)
+
+
+async def test_a_program_that_cannot_be_started_leaves_ctrl_backslash_as_it_was() -> None:
+    before = signal.getsignal(signal.SIGQUIT)
+    with pytest.raises(LashRuntimeError):
+        await spawning.at_terminal(["/nowhere/at/all"], asyncio.Event())
+    assert signal.getsignal(signal.SIGQUIT) is before
