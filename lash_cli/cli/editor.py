@@ -28,14 +28,20 @@ class HeldSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        # From before it is started: it may run before we know of it.
+        self.is_editing = False
         self.editor: subprocess.Popen[bytes] | None = None
 
     def note(self, number: int, _frame: object) -> None:
         """Keep the first signal; one that is meant to end us ends the editor."""
-        if number == signal.SIGINT and self.editor is not None:
+        if number == signal.SIGINT and self.is_editing:
             return
         self.received = self.received or signal.Signals(number)
-        if self.editor is not None:
+        self.end_editor()
+
+    def end_editor(self) -> None:
+        """End the editor if there is one and a signal came."""
+        if self.editor is not None and self.received is not None:
             self.editor.terminate()
 
     @property
@@ -81,14 +87,16 @@ def run_editor(command: list[str], path: str, held: HeldSignals) -> None:
     sys.stdout.flush()
     # With stdout redirected the editor still needs a terminal to draw on.
     output = None if sys.stdout.isatty() else sys.stderr.fileno()
+    held.is_editing, status = True, 0
     try:
-        held.editor = subprocess.Popen([*command, path], stdout=output)
+        if held.received is None:
+            held.editor = subprocess.Popen([*command, path], stdout=output)
+            held.end_editor()  # when the signal came there was none yet
+            status = held.editor.wait()
     except OSError as error:
         raise LashRuntimeError("editor_failed", f"cannot start {command[0]}: {error.strerror}") from error
-    try:
-        status = held.editor.wait()
     finally:
-        held.editor = None
+        held.is_editing, held.editor = False, None
     if held.received is not None:
         interrupted = LashRuntimeError("edit_interrupted", f"{held.received.name} received: the edit was given up")
         interrupted.exit_status = held.exit_status

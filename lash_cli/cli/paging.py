@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import FrameType
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import write
@@ -31,19 +32,31 @@ def write_paged(text: str) -> None:
         write(text)
         return
     sys.stdout.flush()
+    # Ctrl-C is the pager's, from before it is started: if it ended us, the terminal would stay as the pager had set it.
+    # What is ignored here the pager would ignore, too.
+    before = signal.signal(signal.SIGINT, _nothing)
+    try:
+        is_shown = _show_in(pager, text)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if not is_shown:
+        write(text)
+
+
+def _show_in(pager: list[str], text: str) -> bool:
+    """Let the user read the text in the pager; False where that cannot be started."""
     environment = {"LESS": _LESS, **current().environment}
     try:
         process = subprocess.Popen(pager, stdin=subprocess.PIPE, env=environment)
     except OSError:
-        write(text)
-        return
+        return False
     with process:
-        # Ctrl-C is the pager's: if it ended us, the terminal would stay as the pager had set it.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            process.communicate((ascii_text(text) if current().output.ascii else text).encode("utf-8", "replace"))
-        finally:
-            signal.signal(signal.SIGINT, before)
+        process.communicate((ascii_text(text) if current().output.ascii else text).encode("utf-8", "replace"))
+    return True
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """What a signal does that is for somebody else."""
 
 
 def _pager() -> list[str] | None:

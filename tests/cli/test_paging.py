@@ -103,3 +103,23 @@ def test_what_goes_to_a_file_looks_as_on_a_terminal_only_when_that_is_asked_for(
     assert max(map(len, narrow.splitlines())) <= 44 < max(map(len, wide.splitlines()))
     assert escape in lash("turn", "s", "!text some **bold** words", env={"LASH_FORCE_TTY": "yes"}).out
     assert lash("turn", "s", "!text some **bold** words", env={"LASH_FORCE_TTY": "0"}).out == "some **bold** words\n"
+
+
+INTERRUPTED = """
+import os, signal, subprocess
+start = subprocess.Popen
+def told(*arguments, **options):
+    process = start(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGINT)
+    return process
+subprocess.Popen = told
+"""
+
+
+def test_ctrl_c_is_for_the_pager_from_before_it_is_known_to_run(home: Path, pager: str) -> None:
+    terminal = Terminal(home, "log", "s", first=INTERRUPTED, PAGER=pager)
+    try:
+        assert terminal.ended() == 0
+        assert "through the pager" in terminal.everything and "line 39" in terminal.everything
+    finally:
+        terminal.close()
