@@ -1,18 +1,21 @@
 """What every test of the project shares: how property tests spend their time, which signals end a process, what the
-garbage collector looks at, whose certificates are read, and that no process outlives a test.
+garbage collector looks at, whose certificates are read, that no process outlives a test, and time-outs that run out
+when a test says so.
 
 Hypothesis fails an example that takes longer than 200 ms, and a strategy that draws slowly. On a
 busy machine both are statements about the machine; the suite times nothing but the start-up.
 """
 
+import asyncio
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 from support.cli import NO_CERTIFICATES
+from support.clock import LIMIT_S
 from support.processes import end_started
 
 settings.register_profile("lash", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -47,3 +50,20 @@ def no_process_outlives_its_test() -> Iterator[None]:
     """Ends what the test did not end itself because it failed."""
     yield
     end_started()
+
+
+@pytest.fixture
+async def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it takes the event loop past every time-out of `LIMIT_S` that runs.
+
+    None runs out before, and one that begins afterwards has all its time, however busy the machine is.
+    """
+    loop = asyncio.get_running_loop()
+    real, passed = loop.time, 0.0
+
+    def skip() -> None:
+        nonlocal passed
+        passed += LIMIT_S + 1
+
+    monkeypatch.setattr(loop, "time", lambda: real() + passed)
+    return skip

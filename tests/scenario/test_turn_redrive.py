@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shlex
+from collections.abc import Callable
 
 import msgspec
 import pytest
+from support.clock import LIMIT_S, settle
 from support.doubling import doubling
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, text
@@ -454,16 +456,19 @@ async def crashed_before_its_commit(make_core, said: str, **options: object) -> 
         await session.turn("x").run()
 
 
-async def test_the_time_a_turn_was_given_is_not_that_of_the_crashed_one_before_it(make_core) -> None:
+async def test_the_time_a_turn_was_given_is_not_that_of_the_crashed_one_before_it(
+    make_core, pass_time: Callable[[], None]
+) -> None:
     core = make_core(ScriptedCaller([text("lost")]), crash_point=CrashPoints("before:model_recorded"))
     with pytest.raises(Crash):
         await (await core.open_session("s1")).turn("x").run()
     caller = ScriptedCaller([text("late"), text("in time")])
     caller.gate = asyncio.Event()
     session = await make_core(caller).open_session("s1")
-    running = asyncio.create_task(session.turn("y", timeout_ms=50).run())
+    running = asyncio.create_task(session.turn("y", timeout_ms=int(LIMIT_S * 1000)).run())
     await caller.entered.wait()
-    await asyncio.sleep(0.1)
+    pass_time()
+    await settle()
     caller.gate.set()
     output = await running
     assert [result.assistant_message() for result in output.turns] == ["late", "in time"]
