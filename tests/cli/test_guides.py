@@ -26,8 +26,8 @@ from lash_cli.settings.schema import find_option, fixed_keys, parse_text
 
 # What one run of the examples is not enough for has a test of its own, which runs them too.
 ELSEWHERE = {
-    "answers": "test_answers_guide.py", "history": "test_history_guide.py", "providers": "test_providers_guide.py",
-    "queue": "test_queue_guide.py", "tail": "test_tail.py",
+    "answers": "test_answers_guide.py", "durability": "test_durability_guide.py", "history": "test_history_guide.py",
+    "providers": "test_providers_guide.py", "queue": "test_queue_guide.py", "tail": "test_tail.py",
 }  # fmt: skip
 # What has its example only in its own help.
 LOOKED_UP = {

@@ -281,10 +281,12 @@ def _serve(channel: socket.socket, door: socket.socket) -> None:
     for one in (changed, changes):
         one.setblocking(False)
     running: dict[int, int] = {}
+    # Of those, who was asked for through the door, by somebody who stands for it and may be killed.
+    represented: set[int] = set()
     signal.set_wakeup_fd(changes.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def start(source: socket.socket, streams: list[int], telling: int) -> None:
+    def start(source: socket.socket, streams: list[int], telling: int) -> int:
         request = json.loads(_exactly(source, int.from_bytes(_exactly(source, 4), "big")))
         pid = os.fork()
         if pid == 0:
@@ -299,16 +301,25 @@ def _serve(channel: socket.socket, door: socket.socket) -> None:
             os.close(descriptor)
         running[pid] = telling
         _tell(telling, pid)
+        return pid
 
     while True:
-        ready = select.select([channel, door, changed], [], [])[0]
+        ready = select.select([channel, door, changed, *(running[pid] for pid in represented)], [], [])[0]
         if changed in ready:
             changed.recv(4096)
             _tell_changes(running)
+            represented &= running.keys()
+        for pid in [pid for pid in represented if running[pid] in ready]:
+            # Nothing is ever said there but that its other end is gone; and whoever killed that takes this for dead.
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(running.pop(pid))
+            represented.remove(pid)
         if door in ready:
             asking, _ = door.accept()
-            _, streams, _, _ = socket.recv_fds(asking, 1, 3)
-            start(asking, streams, os.dup(asking.fileno()))
+            begun, streams, _, _ = socket.recv_fds(asking, 1, 3)
+            if begun:
+                represented.add(start(asking, streams, os.dup(asking.fileno())))
             asking.close()
         if channel in ready:
             begun, descriptors, _, _ = socket.recv_fds(channel, 1, 4)

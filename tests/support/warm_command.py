@@ -2,7 +2,7 @@
 
     python -I -S tests/support/warm_command.py SOCKET ARGS…
 
-It ends as the command did, and hands on the signals that end one.
+It ends as the command did, hands on the signals that end one, and takes the command with it when it is killed.
 """
 
 # A script runs dozens of commands, and each starts this: what `socket`, `signal` and `json` are made of is there at
