@@ -63,7 +63,9 @@ def _edit(editor: list[str], draft: str, before: bytes | None, held: HeldSignals
     target = os.path.realpath(current().paths.config_file)
     while True:
         run_editor(editor, draft, held)
-        after = _read(draft) or b""
+        after = _read(draft)
+        if after is None:
+            raise UsageError(f"the editor left no file {safe(draft)}", hint="the configuration is as it was")
         if after == (_TEMPLATE.encode() if before is None else before):
             os.unlink(draft)
             return False
@@ -106,7 +108,7 @@ def _wants_again(held: HeldSignals) -> bool:
 def _keep(error: LashError, draft: str, before: bytes | None) -> None:
     """Have the error say where the text is; a copy nobody changed is no text, and goes."""
     if _read(draft) not in (before, _TEMPLATE.encode(), None):
-        error.hint = f"your text is kept in {safe(draft)}; the configuration is as it was"
+        error.hint = f"your text is kept in {safe(draft)}; nothing was written"
         error.details["draft"] = draft
     elif os.path.exists(draft):
         os.unlink(draft)

@@ -98,11 +98,20 @@ def test_an_editor_that_fails_changes_nothing_and_keeps_what_it_saved(home, conf
 
 def test_a_file_that_somebody_else_changed_meanwhile_is_not_overwritten(home, config):
     theirs = BEFORE.replace("old", "theirs")
-    status, _ = edit(
+    status, seen = edit(
         home, f"open(path, 'w').write(text.replace('old', 'mine')); open({str(config)!r}, 'w').write({theirs!r})"
     )
     assert status == 4 and config.read_text() == theirs
+    assert "changed by somebody else" in seen and "as it was" not in seen
     assert [draft.read_text() for draft in drafts(home)] == [BEFORE.replace("old", "mine")]
+
+
+@pytest.mark.parametrize("then", ["", "; sys.exit(3)"])
+def test_a_text_that_the_editor_took_away_empties_no_configuration(home, config, then):
+    status, seen = edit(home, f"import os; os.rename(path, {str(home.parent / 'elsewhere.toml')!r}){then}")
+    assert status == (1 if then else 2) and config.read_text() == BEFORE
+    assert "Traceback" not in seen and "unexpected" not in seen, seen
+    assert not drafts(home)
 
 
 def test_without_a_terminal_nothing_is_started(lash, home):
