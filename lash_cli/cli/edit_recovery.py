@@ -9,7 +9,7 @@ editor had saved meanwhile is kept beside them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lash_cli.cli.bulk import failed
 from lash_cli.cli.documents import Document
@@ -117,22 +117,30 @@ async def _missing(store: RuntimePersistence, journal: EditJournal) -> list[Pend
 
 
 def _save_texts(journal: EditJournal) -> str:
-    """Write what should have gone back into the editor's file; its path."""
+    """Write what should have gone back into the editor's file, before what was typed there meanwhile; its path."""
     texts = [Block(row.input_id, editable_text(row.input)) for row in journal.plan.rows]
     if journal.decided is not None:
         texts = [Block(entry.key, editable_text(entry.input)) for entry in journal.decided.returning]
     explanation = (f"Texts of the queue of {journal.plan.session_name}, a session that is deleted.",)
-    return write_text(journal.plan.edit_id, render_blocks(explanation, texts))
+    typed = _typed(journal.plan.edit_id, [block.text for block in texts])
+    beside = "" if typed is None else f"\n# What was in the editor when the edit was cut off:\n\n{typed}"
+    return write_text(journal.plan.edit_id, render_blocks(explanation, texts) + beside)
 
 
 def _keep_what_was_typed(edit_id: str, stored: Sequence[PendingTurnInput]) -> str | None:
     """The path of the editor's file if it says something else than what went back; otherwise the file goes."""
+    if _typed(edit_id, [editable_text(row.input) for row in stored]) is not None:
+        return text_path(edit_id)
+    forget_text(edit_id)
+    return None
+
+
+def _typed(edit_id: str, texts: Iterable[str]) -> str | None:
+    """What the editor's file holds if it says something else than `texts`; None without such a file."""
     path = text_path(edit_id)
     if not os.path.exists(path):
         return None
     with open(path, encoding="utf-8", errors="replace", newline="") as file:
-        typed = [block.text for block in parse_blocks(file.read()) if block.text.strip()]
-    if typed != [text for row in stored if (text := editable_text(row.input).rstrip("\n")).strip()]:
-        return path
-    forget_text(edit_id)
-    return None
+        typed = file.read()
+    said = [block.text for block in parse_blocks(typed) if block.text.strip()]
+    return typed if said != [text for given in texts if (text := given.rstrip("\n")).strip()] else None

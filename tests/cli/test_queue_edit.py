@@ -441,6 +441,22 @@ def test_a_kill_while_the_editor_is_open_keeps_what_was_typed_beside_the_origina
     assert world.waiting() == ["a", "b"]
 
 
+def test_what_was_typed_into_an_edit_that_was_killed_is_kept_where_the_session_is_deleted(
+    world: QueuedHome, editor: Editor
+) -> None:
+    one = world.add("a")
+    kill = (
+        "lines[-2] = 'typed and saved'; open(path, 'w').write('\\n'.join(lines)); os.kill(os.getppid(), signal.SIGKILL)"
+    )
+    assert edit(world, one, env=editor.does(kill, saves=False)).code == -signal.SIGKILL
+    assert world.lash("rm", "s", "--yes").code == 0
+    (row,) = world.lash("queue", "edit", "--recover", "-o", "json").json["items"]
+    assert row["outcome"] == "session_gone"
+    kept = Path(row["file"]).read_text()
+    assert f"--- {one} ---\na\n" in kept and f"--- {one} ---\ntyped and saved\n" in kept
+    assert stat.S_IMODE(os.stat(row["file"]).st_mode) == 0o600
+
+
 def test_an_edit_that_somebody_is_busy_with_is_not_recovered(world: QueuedHome, editor: Editor) -> None:
     one = world.add("a")
     recover = "lines[-2] = lash('queue', 'edit', '--recover', '-o', 'json')"
