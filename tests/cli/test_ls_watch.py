@@ -89,6 +89,7 @@ watch._MARK_S = 0.01
 def test_a_lease_that_is_only_renewed_is_no_news(home: Path) -> None:
     prepare(home, ("open", "a"))
     watcher = Watcher(home, first=LOOKS_OFTEN)
+    watcher.until("added", "a")
     turn = spawn_lash(["turn", "a", "!sleep 1"], home=home, first=RENEWS_OFTEN, **SILENT)
     assert turn.wait(60) == 0
     watcher.until("changed", "a", status="idle", turns=1)

@@ -78,7 +78,7 @@ async def fill(home):
     for session_id in ("s_3", "s_4"):
         owner = LeaseOwnerIdentity(f"owner-{session_id}", "one", this_process(), "turn")
         draft = InputDraft(session_id=session_id, input_id=f"in_{session_id}", input=TurnInput.text("hello"))
-        ttl_ms = 60_000 if session_id == "s_3" else 1
+        ttl_ms = 3_600_000 if session_id == "s_3" else 1
         await store.open_lane(
             LaneRequest(
                 session_id=session_id, owner=owner, ttl_ms=ttl_ms, now_ms=now_ms - 10, lease_token="lt",
@@ -474,7 +474,7 @@ def without_ids(done):
     """What a command said, without the ids and moments of what it made."""
     code, out, err = comparable(done)
     out = re.sub(r"in_[0-9a-z]{26}", "in_X", out)
-    out = re.sub(r'"enqueued_at":"[^"]*"|"seq":\d+| +(now|\d+s ago) +', "", out)
+    out = re.sub(r'"enqueued_at":"[^"]*"|"seq":\d+| +(now|\d+[smh] ago) +', "", out)
     return code, out, re.sub(r"in_[0-9a-z]{26}", "in_X", err)
 
 
