@@ -197,7 +197,7 @@ async def compacting_at_a_gate(make_core, caller: ScriptedCaller, **options):
 
 async def test_the_lane_is_kept_however_long_the_model_takes(make_core) -> None:
     caller = ScriptedCaller([text("ok"), text("ok"), text("gist")])
-    core, _, compacting = await compacting_at_a_gate(make_core, caller, lease_timings=LeaseTimings.from_ttl(6_000))
+    core, _, compacting = await compacting_at_a_gate(make_core, caller, lease_timings=LeaseTimings(60_000, 200))
     first = now = (await core.store.session_row(S)).lease
     for _ in range(600):
         if now.expires_at_ms > first.expires_at_ms:

@@ -292,11 +292,18 @@ async def test_a_call_that_failed_when_its_session_was_closed_says_what_failed(m
     assert await stored(core) == {"direct": 8}
 
 
-async def test_who_stops_waiting_for_a_turn_to_end_has_paid_all_the_same(make_core) -> None:
+async def test_who_stops_waiting_for_a_turn_to_end_has_paid_all_the_same(make_core, monkeypatch) -> None:
     """The call is over; only its booking waits, because a turn of the session runs."""
     caller = ScriptedCaller([text("title", tokens=(7, 1)), text("one")])
     core = make_core(caller)
     async with await core.open_session(S) as session:
+        is_booking, change = asyncio.Event(), session._change
+
+        async def booking(*given, **options) -> None:
+            is_booking.set()
+            await change(*given, **options)
+
+        monkeypatch.setattr(session, "_change", booking)
         caller.gate = asyncio.Event()
         asked = asyncio.ensure_future(session.direct_completion(asking()))
         async with asyncio.timeout(30):
@@ -308,7 +315,8 @@ async def test_who_stops_waiting_for_a_turn_to_end_has_paid_all_the_same(make_co
             await caller.entered.wait()
         # The steps of the script go to who gets through first: the completion.
         asking_first.set()
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(30):
+            await is_booking.wait()
         assert len(caller.steps) == 1
         asked.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -423,7 +423,7 @@ async def test_a_turn_that_notices_in_mid_work_that_its_lane_is_lost_names_what_
     caller = ScriptedCaller([calls(("c1", "wait", '{"value": 1}'))])
     if busy_with == "model":
         caller.entered, caller.gate = is_begun, never
-    timings = LeaseTimings.from_ttl(600)
+    timings = LeaseTimings(60_000, 200)
     core = make_core(caller, tools=[FunctionToolProvider([wait])], lease_timings=timings)
     session = await core.open_session(S)
     turn = asyncio.ensure_future(session.turn("go").run())

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.clock import LIMIT_S
 from support.scripted import ScriptedCaller, calls, text
 from support.tools import GrantedTools
 
@@ -78,13 +79,15 @@ def core_of(*tools: Any, **options: Any) -> LashCore:
     return LashCore(provider=caller, model=ModelSpec("m"), tools=tools, **options)
 
 
-async def run(core: LashCore) -> tuple[TurnOutput, list[Any]]:
-    """One turn, and what was shown of its calls."""
+async def run(core: LashCore, on_end: Callable[[str], None] = lambda call_id: None) -> tuple[TurnOutput, list[Any]]:
+    """One turn, and what was shown of its calls; `on_end` is told of each that is over."""
     shown: list[Any] = []
 
     async def watch(activity: TurnActivity) -> None:
         if isinstance(activity.event, ToolCallStarted | ToolCallCompleted):
             shown.append(activity.event)
+        if isinstance(activity.event, ToolCallCompleted):
+            on_end(activity.event.call_id)
 
     async with core:
         session = await core.open_session("s1")
@@ -239,11 +242,15 @@ async def test_a_call_does_not_outlive_the_attempt_that_made_it() -> None:
     assert ended.output.status == "cancelled"
 
 
-async def test_calls_of_a_tool_that_takes_too_long_are_told_to_be_over() -> None:
+async def test_calls_of_a_tool_that_takes_too_long_are_told_to_be_over(pass_time: Callable[[], None]) -> None:
     async def work(context: ToolContext) -> Any:
         return told(await context.dispatch.batch([NestedCall("hang"), NestedCall("double", {"n": 2})]))
 
-    output, shown = await run(core_of(provider(work, timeout_s=0.1)))
+    def on_end(call_id: str) -> None:
+        if call_id == "a.1.2":
+            pass_time()
+
+    output, shown = await run(core_of(provider(work, timeout_s=LIMIT_S)), on_end)
     assert output.result.tool_calls[0].output.outcome.failure.code == "tool_timeout"
     ended = {event.call_id: event.output.status for event in shown if isinstance(event, ToolCallCompleted)}
     assert ended == {"a": "failure", "a.1.1": "cancelled", "a.1.2": "success"}

@@ -291,7 +291,7 @@ async def test_the_deadline_is_that_of_the_attempt_whoever_waits_for_it(make_cor
 
 async def test_an_owner_that_lost_its_lane_leaves_the_promise_to_the_next(make_core) -> None:
     outside = Outside()
-    first_core = make_core(ScriptedCaller([JOB]), tools=[outside.provider], lease_timings=LeaseTimings(300, 100))
+    first_core = make_core(ScriptedCaller([JOB]), tools=[outside.provider], lease_timings=LeaseTimings(60_000, 100))
     _, running = await started(first_core, outside)
     await until_pending(first_core)
     lease = (await first_core.store.session_row("s1")).lease

@@ -48,7 +48,7 @@ class Nothing(msgspec.Struct):
 async def test_a_lane_lost_in_mid_turn_commits_nothing_and_the_turn_is_finished_by_the_next_owner(make_core) -> None:
     caller = ScriptedCaller([text("from the first")])
     caller.gate = asyncio.Event()
-    first_core = make_core(caller, lease_timings=LeaseTimings(300, 100))
+    first_core = make_core(caller, lease_timings=LeaseTimings(60_000, 100))
     first = await first_core.open_session("s1")
     running = asyncio.create_task(first.turn("x").run())
     await caller.entered.wait()
