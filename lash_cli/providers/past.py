@@ -9,14 +9,27 @@ form that is always taken, the same in every call, and says no less to the model
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import ChainMap
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 import msgspec
 
 from lash_cli.core.codec import decode_written, encode
-from lash_cli.core.content import CodePart, ErrorPart, OutputPart, Part, ProsePart, Role, TextPart
+from lash_cli.core.content import (
+    CodePart,
+    ErrorPart,
+    Message,
+    OutputPart,
+    Part,
+    ProsePart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 from lash_cli.core.llm import LlmRequest, LlmToolSpec
+from lash_cli.providers.call_ids import synthetic_call_id
 
 #: What Gemini takes in place of the signature of a call that it did not make itself.
 SIGNATURE_PLACEHOLDER = "skip_thought_signature_validator"
@@ -37,6 +50,56 @@ def past_name(name: str, odd: frozenset[str]) -> str:
     if name in odd or _NAME.fullmatch(name):
         return name
     return re.sub("[^A-Za-z0-9_-]", "_", name)[:MAX_NAME_CHARS] or _NO_NAME
+
+
+class PastCalls:
+    """The ids under which the calls of a conversation are sent, told its messages in order: their own, and another
+    where an earlier one has that. Models that count their calls anew in every answer were asked before, and some
+    providers refuse a conversation with an id twice. Each result has the id of its call.
+
+    One that goes on `after` another leaves that as it is.
+    """
+
+    __slots__ = ("_times", "_unanswered")
+
+    def __init__(self, after: PastCalls | None = None) -> None:
+        self._times: MutableMapping[str, int] = {} if after is None else ChainMap({}, after._times)
+        self._unanswered: MutableMapping[str, tuple[str, ...]] = (
+            {} if after is None else ChainMap({}, after._unanswered)
+        )
+
+    def sent(self, message: Message) -> Message:
+        """The next message as it is sent, itself where no id of it has to be another."""
+        changed: dict[int, Part] = {}
+        for place, part in enumerate(message.parts):
+            if isinstance(part, ToolCallPart):
+                identity = self._of_call(part.tool_call_id)
+            elif isinstance(part, ToolResultPart):
+                identity = self._of_result(part.tool_call_id)
+            else:
+                continue
+            if identity != part.tool_call_id:
+                changed[place] = msgspec.structs.replace(part, tool_call_id=identity)
+        if not changed:
+            return message
+        parts = tuple(changed.get(place, part) for place, part in enumerate(message.parts))
+        return msgspec.structs.replace(message, parts=parts)
+
+    def _of_call(self, given: str) -> str:
+        identity = given
+        while identity in self._times:
+            self._times[given] += 1
+            identity = synthetic_call_id(given, self._times[given])
+        self._times[identity] = 0
+        self._unanswered[given] = (*self._unanswered.get(given, ()), identity)
+        return identity
+
+    def _of_result(self, given: str) -> str:
+        waiting = self._unanswered.get(given)
+        if not waiting:
+            return given
+        self._unanswered[given] = waiting[1:]
+        return waiting[0]
 
 
 def past_arguments(raw: str) -> str:

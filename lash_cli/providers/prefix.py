@@ -18,8 +18,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from lash_cli.core.content import Message
+from lash_cli.core.content import Message, calls_and_results
 from lash_cli.core.llm import MessageSequence
+from lash_cli.providers.past import PastCalls
 
 MAX_CONVERSATIONS = 8
 MAX_ENCODINGS = 4
@@ -95,10 +96,13 @@ _START = _State()
 class _Conversation:
     """The encoding of one shared list; holding the list keeps its identity from being reused."""
 
-    __slots__ = ("data", "frames", "places", "shared", "tail", "torn")
+    __slots__ = ("calls", "data", "frames", "places", "said", "shared", "tail", "torn")
 
     def __init__(self, shared: list[Message]) -> None:
         self.shared = shared
+        self.calls = PastCalls()
+        #: The messages as they are sent; the last one may not be encoded, because it could not be.
+        self.said: list[Message] = []
         self.data = bytearray()
         #: `end`, `text_end`, `block_end` and `opened` after each message.
         self.places = array("Q")
@@ -154,9 +158,10 @@ class PrefixCache:
         if isinstance(messages, MessageSequence):
             conversation = self._conversation(messages.shared)
             self._extend(conversation, messages.length)
-            if messages.length not in conversation.torn:
+            if messages.length not in conversation.torn and not _is_overtaken(conversation, messages):
                 return conversation, messages.length, self._encode_tail(conversation, messages.tail)
-        return _Conversation([]), 0, [self._encode(message) for message in messages]
+        calls = PastCalls()
+        return _Conversation([]), 0, [self._encode(calls.sent(message)) for message in messages]
 
     def _conversation(self, shared: list[Message]) -> _Conversation:
         found = self._conversations.get(id(shared))
@@ -171,7 +176,9 @@ class PrefixCache:
     def _extend(self, conversation: _Conversation, length: int) -> None:
         known = conversation.tail
         for position in range(len(conversation.frames), length):
-            message = conversation.shared[position]
+            if position == len(conversation.said):
+                conversation.said.append(conversation.calls.sent(conversation.shared[position]))
+            message = conversation.said[position]
             cached = known.get(id(message))
             pieces = cached[1] if cached else self._encode(message)
             before = state = conversation.state(position)
@@ -192,10 +199,12 @@ class PrefixCache:
         """The tail grows with every iteration of a turn: keep what the last call encoded, drop the rest."""
         known = conversation.tail
         kept: dict[int, tuple[Message, Sequence[Piece]]] = {}
-        for message in tail:
+        calls = PastCalls(conversation.calls)
+        said = [calls.sent(message) for message in tail]
+        for message in said:
             kept[id(message)] = known.get(id(message)) or (message, self._encode(message))
         conversation.tail = kept
-        return [kept[id(message)][1] for message in tail]
+        return [kept[id(message)][1] for message in said]
 
     def _frame(self, name: str | None) -> Frame:
         return self._frames[name] if name else _UNFRAMED
@@ -262,6 +271,11 @@ class PrefixCaches(Generic[Key]):
                 self._caches.popitem(last=False)
         self._caches.move_to_end(key)
         return found
+
+
+def _is_overtaken(conversation: _Conversation, messages: MessageSequence) -> bool:
+    """Whether calls stand in the tail of a view of less than what is known: whose ids theirs repeat is not known of."""
+    return messages.length < len(conversation.said) and calls_and_results(messages.tail) != ([], [])
 
 
 def _splices(state: _State, marks: Marks) -> list[tuple[int, bytes]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -134,6 +135,31 @@ async def test_an_id_longer_than_the_wire_takes_is_cut_alike_for_call_and_result
     assert ids == [result["id"] for result in results]
     assert len(set(ids)) == 4 and max(map(len, ids)) <= limit
     assert ids[-1] == fits.tool_call_id
+
+
+@pytest.mark.parametrize("kind", ["openai_chat", "openai_responses", "anthropic"])
+def test_a_call_under_the_id_of_an_earlier_one_is_sent_under_one_of_its_own_and_so_is_its_result(kind: str) -> None:
+    """Two models that count their calls from zero in every answer were asked, and then another provider is."""
+    turns = [
+        called(*(ToolCallPart(identity, "ls", f'{{"turn":{turn}}}') for identity in ("functions.ls:0", f"own{turn}")))
+        for turn in range(3)
+    ]
+    stored = [message for turn in turns for message in turn]
+    shared, sending = stored[: len(turns[0])], wire(kind, BASE)
+
+    def ids(messages: Sequence[Message]) -> list[str]:
+        calls, results = calls_and_results(kind, json.loads(sending.body(request(messages=messages))))
+        said = [call["id"] for call in calls]
+        assert [result["id"] for result in results] == said and len(set(said)) == len(said)
+        return said
+
+    once = ids(MessageSequence(shared, len(shared)))
+    shared += stored[len(shared) :]
+    thrice = ids(MessageSequence(shared, len(shared)))
+    assert thrice[:2] == once and thrice[1::2] == ["own0", "own1", "own2"]
+    assert ids(stored) == thrice
+    twice_at_once = called(ToolCallPart("a", "ls", "{}"), ToolCallPart("a", "cat", "{}"))
+    assert ids((*stored, *twice_at_once))[: len(thrice)] == thrice
 
 
 @pytest.mark.parametrize(
