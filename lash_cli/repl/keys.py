@@ -9,11 +9,13 @@ dropped.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
 import struct
 import termios
+from collections.abc import Iterator
 
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
 from prompt_toolkit.input.base import Input
@@ -68,28 +70,31 @@ def listen_quietly(source: Input) -> None:
         source.vt100_parser = QuietParser(source.vt100_parser.feed_key_callback)
 
 
-def keep_typed_ahead(source: Input) -> None:
-    """Keep what was typed before the prompt stands, with the Enter of a line as one: until then a terminal makes a line
-    feed of it, which would be a new line of the draft. Of several lines, which may be a paste, none is sent, also where
-    the last one has no end."""
+@contextlib.contextmanager
+def typed_ahead(source: Input) -> Iterator[None]:
+    """Keep what was typed before the prompt stands, with the Enter of a line as one: a terminal that edits lines makes
+    a line feed of it, which would be a new line of the draft, so the keys are taken from here on. Of several lines,
+    which may be a paste, none is sent, also where the last one has no end."""
     if not isinstance(source, Vt100Input):
+        yield
         return
-    lines: list[bytes] = []
+    typed = b""
     while _is_line_ready(source.fileno()) and (line := os.read(source.fileno(), _LONGEST_LINE)):
-        lines.append(line)
-    if lines:
-        with source.raw_mode():
-            if _has_bytes(source.fileno()):
-                lines.append(os.read(source.fileno(), _LONGEST_LINE))
-    if not b"".join(lines).strip():
-        lines.clear()  # an Enter alone would answer what nobody has seen yet, such as whether what is held goes on
-    if len(lines) == 1:
-        lines = [line.removesuffix(b"\n") + b"\r" if line.endswith(b"\n") else line for line in lines]
-    pressed: list[KeyPress] = []
-    parser = QuietParser(pressed.append)
-    parser.feed(b"".join(lines).decode(source.stdin.encoding, "replace"))
-    parser.flush()
-    store_typeahead(source, pressed)
+        typed += line
+    with source.raw_mode():
+        # What is no line yet, and a line that was entered since the last look.
+        if _has_bytes(source.fileno()):
+            typed += os.read(source.fileno(), _LONGEST_LINE).replace(b"\r", b"\n")
+        if not typed.strip():
+            typed = typed.replace(b"\n", b"")  # it would answer what nobody has seen yet, such as what is held
+        if typed.find(b"\n") == len(typed) - 1:
+            typed = typed.replace(b"\n", b"\r")
+        pressed: list[KeyPress] = []
+        parser = QuietParser(pressed.append)
+        parser.feed(typed.decode(source.stdin.encoding, "replace"))
+        parser.flush()
+        store_typeahead(source, pressed)
+        yield
 
 
 def _is_line_ready(terminal: int) -> bool:

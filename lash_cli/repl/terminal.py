@@ -173,11 +173,11 @@ class PromptFace:
     async def run(self) -> None:
         """See `Face`. Raises `EOFError` when the terminal is gone."""
         self._flush_above()
-        if not self.buffer.text:
-            # A line that is meant for an empty draft is not to send what an earlier chat left.
-            keys.keep_typed_ahead(self.app.input)
+        # A line that is meant for an empty draft is not to send what an earlier chat left.
+        ahead = contextlib.nullcontext() if self.buffer.text else keys.typed_ahead(self.app.input)
         try:
-            await self.app.run_async(handle_sigint=False, set_exception_handler=False)
+            with ahead:
+                await self.app.run_async(handle_sigint=False, set_exception_handler=False)
         except OSError as error:
             if error.errno in (errno.EIO, errno.EBADF, errno.EPIPE):
                 raise EOFError("the terminal is gone") from error

@@ -44,28 +44,58 @@ def test_an_answer_streams_into_the_scrollback_and_leaving_says_how_to_come_back
 @pytest.mark.parametrize("end", ["\r", ""], ids=["ended", "without an end"])
 def test_a_line_that_is_entered_before_the_prompt_stands_is_sent_and_several_wait(home: Path, end: str) -> None:
     prepare(home, ("open", "s", "--name", "fjord"))
-    with contextlib.closing(Chat(home, "s")) as one:
-        one.press("hello 中 there\r")
+    with contextlib.closing(Chat(home, "s", ahead="hello 中 there\r")) as one:
         one.wait_for("You said: hello 中 there")
         one.wait_for("│ idle")
         one.press("\x04")
         assert one.ended() == 0
         assert one.users() == ["hello 中 there"]
-    with contextlib.closing(Chat(home, "s")) as two:
-        two.press(f"first\rsecond{end}")
+    with contextlib.closing(Chat(home, "s", ahead=f"first\rsecond{end}")) as two:
         two.wait_for(lambda text: "❯ first" in text and "second" in text)
         two.press("third\r")
-        two.wait_for("│ idle")
         two.wait_for("You said: first")
+        two.wait_for("│ idle")
         two.press("\x04")
         assert two.ended() == 0
         assert two.users() == ["hello 中 there", "first\nsecond" + ("\n" if end else "") + "third"]
 
 
+# Stands still on the way to the prompt until there is a gate.
+STANDS_STILL = """
+import os, time
+from lash_cli.repl import keys
+real = keys.{place}
+def held(*args):
+    done = real(*args)
+    open({reached!r}, "w").close()
+    while not os.path.exists({gate!r}):
+        time.sleep(0.01)
+    return done
+keys.{place} = held
+"""
+
+
+@pytest.mark.parametrize("place", ["_is_line_ready", "store_typeahead"])
+def test_a_line_is_sent_at_whatever_moment_before_the_prompt_stands_it_is_entered(
+    home: Path, tmp_path: Path, gate: Path, place: str
+) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"))
+    reached = tmp_path / "reached"
+    first = STANDS_STILL.format(place=place, reached=str(reached), gate=str(gate))
+    with contextlib.closing(Chat(home, "s", first=first)) as one:
+        one.wait_until(reached.exists)
+        one.press("hello\r")
+        gate.touch()
+        one.wait_for("You said: hello")
+        one.wait_for("│ idle")
+        one.press("\x04")
+        assert one.ended() == 0
+        assert one.is_cooked
+
+
 def test_an_enter_before_the_prompt_stands_sends_nothing_that_is_held(home: Path, lash) -> None:
     prepare(home, ("open", "s", "--name", "fjord"), ("enqueue", "s", "not yet"), ("queue", "hold", "s"))
-    with contextlib.closing(Chat(home, "s")) as one:
-        one.press("\r")
+    with contextlib.closing(Chat(home, "s", ahead="\r")) as one:
         one.wait_for("│ queue 0+1 held")
         one.press("afterwards")
         one.wait_for(f"{PROMPT} afterwards")

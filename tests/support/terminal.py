@@ -23,9 +23,12 @@ LARGEST_PICTURE_BYTES = 65_536
 
 
 class Terminal:
-    """A command at a terminal of a given size, and its screen; `first` is what `spawn_lash` has it do first."""
+    """A command at a terminal of a given size, and its screen; `first` is what `spawn_lash` has it do first, and
+    `ahead` what was typed before it was started."""
 
-    def __init__(self, home: Path, *args: str, columns: int = 100, rows: int = 24, first: str = "", **env: str) -> None:
+    def __init__(
+        self, home: Path, *args: str, columns: int = 100, rows: int = 24, first: str = "", ahead: str = "", **env: str
+    ) -> None:
         self._first = first
         self.screen = pyte.HistoryScreen(columns, rows, history=1000)
         self._stream = pyte.ByteStream(self.screen)
@@ -33,6 +36,7 @@ class Terminal:
         # The slave stays open here, so that its settings can be looked at after the command has ended.
         self._master, self._slave = pty.openpty()
         self._size(columns, rows)
+        self.press(ahead)
         self.process = self._start(home, args, {"TERM": "xterm-256color", **env})
 
     def _start(self, home: Path, args: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
