@@ -14,7 +14,7 @@ from lash_cli.errors import LashError
 from lash_cli.store.base import ReadScope
 from lash_cli.store.live import LiveStore
 
-# How many events before the end of the log are looked at. Behind a commit there is only what others did since.
+# How many events before the end of the log are looked at, at most. Behind a commit there is only what others did since.
 _LOOK_BACK = 64
 
 
@@ -37,14 +37,7 @@ class TurnCursors:
     async def settled(self, turn_id: str) -> Settled:
         """Where the commit of `turn_id` stands; call it when the turn has just been committed."""
         tail = await self.present()
-        if tail is None or self._live is None:
-            return Settled(turn_id)
-        back = max(0, tail.position - _LOOK_BACK)
-        begin = SessionCursor(tail.epoch, tail.revision, back, self._session_id)
-        try:
-            events = (await self._live.replay(begin)).events
-        except LashError:
-            return Settled(turn_id)
+        events = () if tail is None else await self._newest(tail)
         committed = finished = None
         for event in events:
             if event.turn_id == turn_id and isinstance(event.payload, StateCommitted):
@@ -52,6 +45,22 @@ class TurnCursors:
             elif _is_end(event, turn_id):
                 finished = event.cursor
         return Settled(turn_id, committed, finished)
+
+    async def _newest(self, tail: SessionCursor) -> tuple[SessionObservationEvent, ...]:
+        """The last events before `tail`. What stands close before a turn may be too old to be read, and is no gap in
+        what is looked for."""
+        assert self._live is not None, "without a log there is no end of it"
+        back = _LOOK_BACK
+        while back > 0:
+            begin = SessionCursor(tail.epoch, tail.revision, max(0, tail.position - back), self._session_id)
+            try:
+                found = await self._live.replay(begin)
+            except LashError:
+                return ()
+            if found.gap is None:
+                return found.events
+            back //= 2
+        return ()
 
 
 def _is_end(event: SessionObservationEvent, turn_id: str) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from support.cli import COMMAND, environment, spawn_lash
 
 from lash_cli.core.codec import tag_of
-from lash_cli.core.observation import QueueChanged, SessionCursor
+from lash_cli.core.observation import MAX_AGE_MS, QueueChanged, SessionCursor
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
 
@@ -71,6 +73,17 @@ def test_an_interrupted_turn_that_is_finished_first_has_cursors_of_its_own(lash,
     ends = {line["turn"]: line["cursor"] for line in lines if line["type"] == "turn_finished"}
     assert set(ends) == {"t_old", "t_new"} and None not in ends.values()
     assert {event.turn_id for event in events_after(home, ends["t_old"])} == {"t_new", None} - {None}
+
+
+def test_what_stands_before_a_turn_may_be_older_than_the_log_is_kept(lash, home: Path) -> None:
+    lash("open", "s")
+    lash("turn", "s", "!text long ago", "-q")
+    with closing(sqlite3.connect(home / "lash.db")) as connection, connection:
+        connection.execute("UPDATE live_row SET at_ms = at_ms - ?", (2 * MAX_AGE_MS,))
+    found = cursors(lash("turn", "s", "!text now", "--turn-id", "t_1", "-o", "jsonl").lines)
+    assert set(found) == MAY_HAVE_ONE
+    assert [tag_of(event.payload) for event in events_after(home, found["committed"])] == ["turn_activity"]
+    assert events_after(home, found["turn_finished"]) == ()
 
 
 def test_without_a_store_there_is_nothing_to_resume(lash) -> None:
