@@ -15,6 +15,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -116,14 +117,14 @@ class Httpx2Transport:
         """See `HttpTransport.send`."""
         client = self._client_of_this_loop()
         try:
-            async with _library_faults("no_response"), asyncio.timeout(start_timeout):
+            async with _library_faults("no_response", request.url), asyncio.timeout(start_timeout):
                 outgoing = client.build_request(
                     request.method, request.url, headers=dict(request.headers), content=request.body
                 )
                 response = await client.send(outgoing, stream=True)
         except TimeoutError as error:
             raise LlmTransportError(
-                f"the provider did not answer within {start_timeout} s",
+                f"the provider did not answer within {start_timeout} s{_proxy_hint(request.url)}",
                 kind="timeout",
                 code="response_start_timeout",
                 retryable=True,
@@ -162,6 +163,7 @@ class Httpx2Transport:
 
         timeouts = self._timeouts
         try:
+            _refuse_ports_beyond_all()
             self._certificates = self._certificates or httpx2.create_ssl_context()
             # How many calls run at a time is the limiter's to say: a pool of its own would fail those that wait.
             return httpx2.AsyncClient(
@@ -192,6 +194,17 @@ def address_refusal(url: str) -> str | None:
     return None
 
 
+def _refuse_ports_beyond_all() -> None:
+    """Raise `ValueError` for a proxy at a port that there is none of: the library finds out when it connects, and fails
+    by what is no error of its own."""
+    from urllib.request import getproxies_environment
+
+    known = getproxies_environment()
+    for name in _PROXIES:
+        address = known.get(name.removesuffix("_PROXY").lower(), "")
+        _ = urlsplit(address if "://" in address else f"//{address}").port
+
+
 def _unusable_environment(error: Exception) -> str:
     """What of the environment the network cannot be set up with; names variables and no value."""
     names: tuple[str, ...] = _PROXIES
@@ -217,8 +230,9 @@ async def _body(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
 
 
 @asynccontextmanager
-async def _library_faults(position: str) -> AsyncIterator[None]:
-    """Turn what the HTTP library raises into `LlmTransportError`; everything else passes."""
+async def _library_faults(position: str, url: str | None = None) -> AsyncIterator[None]:
+    """Turn what the HTTP library raises into `LlmTransportError`; everything else passes. `url` is what is asked while
+    there is no answer, for which a proxy may be at fault."""
     import httpx2
 
     try:
@@ -232,7 +246,7 @@ async def _library_faults(position: str) -> AsyncIterator[None]:
         ) from error
     except httpx2.TimeoutException as error:
         raise LlmTransportError(
-            f"{_timeout_text(error)}{_proxy_hint(error)}",
+            f"{_timeout_text(error)}{_proxy_hint(url)}",
             kind="timeout",
             code=_snake(error),
             retryable=True,
@@ -241,7 +255,7 @@ async def _library_faults(position: str) -> AsyncIterator[None]:
     except httpx2.ProxyError as error:
         raise _proxy_refusal(str(error), position) from None
     except (httpx2.HTTPError, httpx2.StreamError) as error:
-        said = _tls_problem(error) or f"{str(error) or _unsaid(error)}{_proxy_hint(error)}"
+        said = _tls_problem(error) or f"{str(error) or _unsaid(error)}{_proxy_hint(url)}"
         raise LlmTransportError(
             f"the connection to the provider failed: {said}",
             kind="transport",
@@ -263,16 +277,14 @@ def _proxy_refusal(said: str, position: str) -> LlmTransportError:
     )
 
 
-def _proxy_hint(error: Exception) -> str:
-    """What to look at where nobody could be connected to: the library does not say that it was a proxy."""
-    import httpx2
-
-    if not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
+def _proxy_hint(url: str | None) -> str:
+    """What to look at where nobody answers who is asked for `url`: the library does not say that it was a proxy."""
+    if url is None:
         return ""
     from urllib.request import getproxies_environment, proxy_bypass
 
-    url = error.request.url
-    is_proxied = {url.scheme, "all"} & getproxies_environment().keys() and not proxy_bypass(url.host)
+    parts = urlsplit(url)
+    is_proxied = {parts.scheme, "all"} & getproxies_environment().keys() and not proxy_bypass(parts.hostname or "")
     return f"; a proxy is set, check {_set_names(_PROXIES)}" if is_proxied else ""
 
 

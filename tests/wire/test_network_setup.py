@@ -58,6 +58,7 @@ _ignored: EventSink = _nothing
         ("HTTP_PROXY", "http://user:proxypassword@[::bad"),
         ("https_proxy", "http://user:proxypassword/x@proxy.test:3128"),
         ("ALL_PROXY", "socks5://user:proxypassword@127.0.0.1:9"),
+        ("HTTP_PROXY", "http://user:proxypassword@127.0.0.1:99999"),
         ("SSL_CERT_FILE", "/nowhere/at/all.pem"),
         ("SSL_CERT_FILE", str(Path(__file__))),
     ],
@@ -99,6 +100,35 @@ async def test_a_proxy_that_hangs_up_without_a_word_is_not_quoted(monkeypatch: p
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
         result = await call("https://provider.invalid/v1")
     assert result.error.message.endswith("failed: it broke off; a proxy is set, check HTTPS_PROXY")
+
+
+@pytest.mark.parametrize("said", [b"", b"no HTTP at all\r\n\r\n"], ids=["nothing", "garbage"])
+async def test_a_proxy_that_makes_no_tunnel_of_it_is_not_taken_for_the_provider(
+    said: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(said)
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        result = await call("https://provider.invalid/v1")
+    assert (result.error.kind, result.error.code) == ("transport", "remote_protocol_error")
+    assert result.error.message.endswith("; a proxy is set, check HTTPS_PROXY")
+
+
+async def test_who_is_not_answered_behind_a_proxy_is_told_that_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+
+    async def wait(request: httpx2.Request, **_: object) -> None:
+        await asyncio.Event().wait()
+
+    transport = Httpx2Transport()
+    transport._client_of_this_loop().send = wait  # type: ignore[method-assign, assignment]
+    with pytest.raises(LlmTransportError, match=r"did not answer within 0\.01 s; a proxy is set, check HTTPS_PROXY$"):
+        await transport.send(HttpRequest("POST", "https://test.invalid", {}, b""), start_timeout=0.01)
+    await transport.aclose()
 
 
 async def test_who_cannot_connect_in_time_is_told_that_there_is_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
