@@ -165,5 +165,5 @@ async def _revoke(meta: SessionMeta) -> Document:
     async with aclosing(writing_store()) as store:
         # Of the session that was asked about, whatever its reference means by now.
         await present_row(store, meta.session_id)
-        count = await store.cancel_session_waits(meta.session_id, SystemClock().now_ms())
+        count = await store.cancel_session_waits(meta.session_id)
     return {"id": meta.session_id, "name": meta.name, "revoked": count}

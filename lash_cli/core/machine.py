@@ -302,8 +302,6 @@ class TurnMachine:
         """The response with calls that can be run: under ids of their own, or none when none were allowed."""
         if not self._tools_allowed:
             return without_calls(response)
-        if not response.tool_calls:
-            return response
         taken = (self._tail.call_ids, self._earlier_ids())
         return with_unique_call_ids(response, taken, f"{self._config.turn_id}.i{self._iteration}")
 

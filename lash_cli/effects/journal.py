@@ -438,7 +438,6 @@ class JournalScopedEffects:
                 claim.token,
                 outcome=outcome,
                 error=error,
-                now_ms=host.clock.now_ms(),
                 fence=self._fence,
             )
         except BaseException:

@@ -180,7 +180,7 @@ class StoreResolver:
 
     async def cancel_await_events_for_session(self, session_id: str) -> int:
         """See `AwaitEventResolver`."""
-        count = await self._waits.cancel_session_waits(session_id, self._clock.now_ms())
+        count = await self._waits.cancel_session_waits(session_id)
         self._bells.ring_all()
         return count
 

@@ -134,7 +134,7 @@ async def take_lane(
             outcome = await store.open_lane(request)
         except asyncio.CancelledError:
             await free_unseen_lane(
-                store, request.session_id, request.owner, clock, ttl_ms=request.ttl_ms, token=request.lease_token
+                store, request.session_id, request.owner, ttl_ms=request.ttl_ms, token=request.lease_token
             )
             raise
         if not isinstance(outcome, LaneBusy):
@@ -155,7 +155,7 @@ async def take_lane(
 
 
 async def free_unseen_lane(
-    store: LaneStore, session_id: str, owner: LeaseOwnerIdentity, clock: Clock, *, ttl_ms: int, token: str
+    store: LaneStore, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, token: str
 ) -> None:
     """Give back a lane that `owner` may have been granted without being told, because its task was cancelled.
 
@@ -165,7 +165,7 @@ async def free_unseen_lane(
     """
 
     async def free() -> None:
-        claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
+        claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, token=token)
         if not isinstance(claimed, LaneBusy):
             await store.release_lease(claimed.fence())
         _forget(session_id, owner.owner_id, owner.incarnation_id)
@@ -230,7 +230,7 @@ class LaneGuard:
             wait = self._timings.renew_interval_ms / 1000
             expires_at = self._clock.monotonic() + self._timings.ttl_ms / 1000
             try:
-                await self._store.renew_lease(self.fence, ttl_ms=self._timings.ttl_ms, now_ms=self._clock.now_ms())
+                await self._store.renew_lease(self.fence, ttl_ms=self._timings.ttl_ms)
                 self._expires_at = expires_at
             except SessionExecutionLeaseExpired:
                 # A commit that released the lease may overtake a renewal; then nothing was lost.
@@ -330,24 +330,23 @@ async def claimed_lane(
 
     Whatever happens inside the block, the lease is not left held; a commit that releases it first is welcome.
     """
-    clock, ttl_ms, token = host.clock, host.timings.ttl_ms, host.ids.token()
+    ttl_ms, token = host.timings.ttl_ms, host.ids.token()
     _asks_here(session_id, owner)
     try:
         try:
-            claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=token)
+            claimed = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, token=token)
             if isinstance(claimed, LaneBusy) and is_provably_dead(session_id, dead := claimed.holder):
                 claimed = await store.reclaim_lease(
                     session_id,
                     owner,
                     observed_fencing_token=claimed.fencing_token,
                     ttl_ms=ttl_ms,
-                    now_ms=clock.now_ms(),
                     token=token,
                 )
                 if not isinstance(claimed, LaneBusy):
                     _forget(session_id, dead.owner_id, dead.incarnation_id)
         except asyncio.CancelledError:
-            await free_unseen_lane(store, session_id, owner, clock, ttl_ms=ttl_ms, token=token)
+            await free_unseen_lane(store, session_id, owner, ttl_ms=ttl_ms, token=token)
             raise
         if isinstance(claimed, LaneBusy):
             raise busy_error(session_id, claimed)

@@ -450,7 +450,7 @@ class SessionStore(Protocol):
 
 
 class LaneStore(Protocol):
-    """Leases, turn rows and claims (contract 01 §13, 02 §4, design §3)."""
+    """Leases, turn rows and claims (contract 01 §13, 02 §4, design §3). The store's clock says which lease lives."""
 
     async def open_lane(self, request: LaneRequest) -> LaneOutcome:
         """Take or extend the lease, claim what the turn starts from and insert the running turn row, in one
@@ -463,7 +463,7 @@ class LaneStore(Protocol):
         ...
 
     async def try_claim_lease(
-        self, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, now_ms: int, token: str
+        self, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, token: str
     ) -> SessionExecutionLease | LaneBusy:
         """Contract 01 §13 `try_claim`."""
         ...
@@ -475,13 +475,12 @@ class LaneStore(Protocol):
         *,
         observed_fencing_token: int,
         ttl_ms: int,
-        now_ms: int,
         token: str,
     ) -> SessionExecutionLease | LaneBusy:
         """Contract 01 §13 `reclaim`: the caller proved the observed holder dead."""
         ...
 
-    async def renew_lease(self, fence: LeaseFence, *, ttl_ms: int, now_ms: int) -> SessionExecutionLease:
+    async def renew_lease(self, fence: LeaseFence, *, ttl_ms: int) -> SessionExecutionLease:
         """Extend; raises `SessionExecutionLeaseExpired`."""
         ...
 
@@ -562,7 +561,6 @@ class JournalStore(Protocol):
         *,
         outcome: bytes | None,
         error: bytes | None,
-        now_ms: int,
         fence: LeaseFence | None = None,
     ) -> bool:
         """Record the result if the row is still ours and unexpired; False otherwise."""
@@ -600,7 +598,7 @@ class WaitStore(Protocol):
         """End every wait of a deleted session; its keys never work again."""
         ...
 
-    async def cancel_session_waits(self, session_id: str, now_ms: int) -> int:
+    async def cancel_session_waits(self, session_id: str) -> int:
         """Resolve every pending wait of a session as cancelled, except turn control."""
         ...
 

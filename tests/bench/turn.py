@@ -113,7 +113,7 @@ async def seed(store: SqliteStore, core: LashCore, session_id: str, length: int)
             for index in range(batch)
         ]
         owner = core._new_owner()
-        lease = await store.try_claim_lease(session_id, owner, ttl_ms=30_000, now_ms=1, token=core.host.ids.token())
+        lease = await store.try_claim_lease(session_id, owner, ttl_ms=30_000, token=core.host.ids.token())
         nodes = chain(messages, parent_node_id=state.leaf_node_id, agent_frame_id=state.frame_id, at_ms=1)
         commit = state.commit(fence=lease.fence(), now_ms=core.host.clock.now_ms(), nodes=nodes)
         assert isinstance(commit.graph, Append)

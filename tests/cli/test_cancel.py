@@ -18,7 +18,7 @@ from support.queued import QueuedHome
 
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.store.base import LaneBusy, RuntimePersistence
-from lash_cli.system import SystemClock, SystemIds, this_process
+from lash_cli.system import SystemIds, this_process
 
 CRASHING = Path(__file__).parent.parent / "support" / "crashing.py"
 
@@ -100,9 +100,9 @@ def outrun(world: QueuedHome, *options: str) -> subprocess.Popen[bytes]:
     wait_until_frozen(waiting)
 
     async def hold(store: RuntimePersistence) -> None:
-        clock, ids = SystemClock(), SystemIds()
+        ids = SystemIds()
         owner = LeaseOwnerIdentity(ids.token(), ids.token(), this_process(), "test")
-        held = await store.try_claim_lease("s", owner, ttl_ms=600_000, now_ms=clock.now_ms(), token=ids.token())
+        held = await store.try_claim_lease("s", owner, ttl_ms=600_000, token=ids.token())
         assert not isinstance(held, LaneBusy)
 
     world.store(hold)

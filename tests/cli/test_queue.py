@@ -364,7 +364,7 @@ def test_a_claim_made_outside_of_a_turn_hides_its_text_while_its_owner_holds_the
 
     async def claim(store):
         owner = LeaseOwnerIdentity("o", "i", this_process(), "host")
-        lease = await store.try_claim_lease("s", owner, ttl_ms=600_000, now_ms=SystemClock().now_ms(), token="t")
+        lease = await store.try_claim_lease("s", owner, ttl_ms=600_000, token="t")
         return (await store.claim_next_turn_inputs(lease.fence(), claim_token="ct")).claim_id
 
     claimed = world.store(claim)

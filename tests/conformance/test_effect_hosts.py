@@ -464,16 +464,16 @@ def crash_at(point: str) -> Callable[[str], None]:
     return hook
 
 
-async def next_lane(store: SqliteStore, clock: ManualClock, old: LeaseFence) -> LeaseFence:
+async def next_lane(store: SqliteStore, old: LeaseFence) -> LeaseFence:
     await store.release_lease(old)
-    return await take_lane(store, clock, "next", SESSION)
+    return await take_lane(store, "next", SESSION)
 
 
 async def test_a_fresh_turn_writes_one_row_per_model_call_and_claims_tools_before_they_run(
     store: SqliteStore, clock: ManualClock
 ) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     names: list[str] = []
     effects = JournalEffectHost(store, clock, SystemIds(), crash_point=names.append).scoped(
         SCOPE, fence=fence, fresh=True
@@ -504,7 +504,7 @@ async def test_one_key_asked_twice_in_a_turn_is_answered_from_its_row(
     store: SqliteStore, clock: ManualClock, is_fresh: bool
 ) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     runs = Runs(model_outcome())
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence, fresh=is_fresh)
     for _ in range(2):
@@ -527,13 +527,13 @@ async def test_a_re_drive_repeats_only_what_was_not_recorded_and_says_what_was_c
     store: SqliteStore, clock: ManualClock, point: str, model_runs: int, tool_contexts: list[tuple[int, bool]]
 ) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     crashing = JournalEffectHost(store, clock, SystemIds(), crash_point=crash_at(point))
     effects = crashing.scoped(SCOPE, fence=fence, fresh=True)
     with pytest.raises(Crash):
         await effects.execute(envelope(MODEL, "k1"), Runs(model_outcome()))
         await effects.execute(envelope(tool_command(), "k2"), Runs(tool_outcome()))
-    fence = await next_lane(store, clock, fence)
+    fence = await next_lane(store, fence)
     model, tool = Runs(model_outcome()), Runs(tool_outcome())
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence)
     assert await effects.execute(envelope(MODEL, "k1"), model) == model_outcome()
@@ -544,11 +544,11 @@ async def test_a_re_drive_repeats_only_what_was_not_recorded_and_says_what_was_c
 
 async def test_a_generation_that_lost_its_lane_records_nothing(store: SqliteStore, clock: ManualClock) -> None:
     await make.create(store, clock, SESSION)
-    old = await take_lane(store, clock, "one", SESSION)
+    old = await take_lane(store, "one", SESSION)
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=old, fresh=True)
 
     async def lose_the_lane(context: EffectContext) -> EffectOutcome:
-        await next_lane(store, clock, old)
+        await next_lane(store, old)
         return model_outcome()
 
     await effects.execute(envelope(MODEL), lose_the_lane)
@@ -563,7 +563,7 @@ async def test_an_error_of_a_fresh_model_call_is_recorded_and_raised_again(
     store: SqliteStore, clock: ManualClock
 ) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     host, runs = JournalEffectHost(store, clock, SystemIds()), Runs(EffectError("model_gone", "gone"))
     for is_fresh in (True, False):
         call = host.scoped(SCOPE, fence=fence, fresh=is_fresh).execute(envelope(MODEL), runs)
@@ -573,7 +573,7 @@ async def test_an_error_of_a_fresh_model_call_is_recorded_and_raised_again(
 
 async def test_a_fault_within_a_fresh_model_call_is_not_recorded(store: SqliteStore, clock: ManualClock) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence, fresh=True)
     assert await code_of(effects.execute(envelope(MODEL), Runs(JournalFault("store_gone", "gone")))) == "store_gone"
     await effects.settle()
@@ -584,7 +584,7 @@ async def test_no_tool_starts_once_the_journal_turns_out_not_to_have_been_empty(
     store: SqliteStore, clock: ManualClock
 ) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     host, tool = JournalEffectHost(store, clock, SystemIds()), Runs(tool_outcome())
     first = host.scoped(SCOPE, fence=fence, fresh=True)
     await first.execute(envelope(MODEL), Runs(model_outcome("first")))
@@ -599,7 +599,7 @@ async def test_a_scope_promised_empty_that_is_not_keeps_its_first_record_and_say
     store: SqliteStore, clock: ManualClock
 ) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     host = JournalEffectHost(store, clock, SystemIds())
     first = host.scoped(SCOPE, fence=fence, fresh=True)
     await first.execute(envelope(MODEL), Runs(model_outcome("first")))
@@ -615,11 +615,11 @@ async def test_no_later_effect_starts_while_a_record_in_passing_is_refused(
     store: SqliteStore, clock: ManualClock
 ) -> None:
     await make.create(store, clock, SESSION)
-    old = await take_lane(store, clock, "one", SESSION)
+    old = await take_lane(store, "one", SESSION)
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=old, fresh=True)
     await effects.execute(envelope(MODEL), Runs(model_outcome()))
     await effects.settle()
-    await next_lane(store, clock, old)
+    await next_lane(store, old)
     tool = Runs(tool_outcome())
     with pytest.raises(SessionExecutionLeaseExpired):
         await effects.execute(envelope(tool_command(), "k2"), tool)
@@ -630,13 +630,13 @@ async def test_a_commit_withdraws_what_is_only_on_its_way_and_leaves_what_is_wri
     store: SqliteStore, clock: ManualClock
 ) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     effects = JournalEffectHost(store, clock, SystemIds()).scoped(SCOPE, fence=fence, fresh=True)
     await effects.execute(envelope(MODEL), Runs(model_outcome("written")))
     await effects.settle()
     await effects.execute(envelope(MODEL, "k2"), Runs(model_outcome("withdrawn")))
     with effects.superseded():
-        await store.renew_lease(fence, ttl_ms=30_000, now_ms=clock.now_ms())
+        await store.renew_lease(fence, ttl_ms=30_000)
     await effects.settle()
     assert [row.replay_key for row in await store.journal_rows(scope_key(SCOPE))] == ["k1"]
 
@@ -645,7 +645,7 @@ async def test_a_commit_that_fails_leaves_the_journal_as_if_it_had_not_been_trie
     store: SqliteStore, clock: ManualClock
 ) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     host, runs = JournalEffectHost(store, clock, SystemIds()), Runs(model_outcome("kept"))
     effects = host.scoped(SCOPE, fence=fence, fresh=True)
     await effects.execute(envelope(MODEL), runs)
@@ -712,7 +712,7 @@ async def test_a_redrive_sees_whether_the_turn_was_in_an_iteration_before(
 ) -> None:
     """Rows of an earlier drive count, finished or not; a fresh drive sees only what it began itself."""
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     host = JournalEffectHost(store, clock, SystemIds())
     first = host.scoped(SCOPE, fence=fence, fresh=True)
     assert not await first.has_any("1:1:")
@@ -723,7 +723,7 @@ async def test_a_redrive_sees_whether_the_turn_was_in_an_iteration_before(
     assert await begun.has_any("1:1:") and not await begun.has_any("1:2:")
     claim = begun._claim(envelope(tool_command(), "1:2:tool_batch:3"), clock.now_ms(), "token")
     await store.journal_prepare(claim)
-    later = host.scoped(SCOPE, fence=await next_lane(store, clock, fence))
+    later = host.scoped(SCOPE, fence=await next_lane(store, fence))
     assert await later.has_any("1:2:")
     assert not await later.has_any("1:20:")
 
@@ -739,13 +739,13 @@ async def test_what_an_earlier_drive_recorded_can_be_read_without_asking_for_it_
     store: SqliteStore, clock: ManualClock
 ) -> None:
     await make.create(store, clock, SESSION)
-    fence = await take_lane(store, clock, "one", SESSION)
+    fence = await take_lane(store, "one", SESSION)
     host = JournalEffectHost(store, clock, SystemIds())
     first = host.scoped(SCOPE, fence=fence)
     asked = envelope(tool_command(), "done")
     await first.execute(asked, Runs(tool_outcome("there")))
     await store.journal_prepare(first._claim(envelope(tool_command(), "begun"), clock.now_ms(), "token"))
-    later = host.scoped(SCOPE, fence=await next_lane(store, clock, fence))
+    later = host.scoped(SCOPE, fence=await next_lane(store, fence))
     assert await later.recorded("done") == (asked, tool_outcome("there"))
     assert await later.recorded("begun") is None
     assert await later.recorded("never") is None

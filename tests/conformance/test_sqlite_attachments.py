@@ -50,7 +50,7 @@ async def test_the_commit_of_a_turn_adopts_what_it_stored_and_what_it_names_each
     named = await store.put_attachment(make.SESSION, b"1", media_type=PNG, owner=None, now_ms=1)
     if is_owned:
         await store.put_attachment(make.SESSION, b"2", media_type=PNG, owner=("turn", "t1"), now_ms=1)
-    fence = await make.fence_of(store, clock)
+    fence = await make.fence_of(store)
     await store.commit_runtime_state(
         make.commit(fence, make.append(["m1"]), turn=make.stamp("t1"), attachments=(named,) if is_named else ())
     )

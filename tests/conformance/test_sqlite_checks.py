@@ -143,4 +143,4 @@ async def test_a_file_that_lacks_one_of_the_tables_is_brought_up_to_date_as_far_
     again = open_store()
     assert await make.pending_ids(again) == ["kept"]
     with pytest.raises(StoreUnusable):
-        await again.cancel_session_waits(S, clock.now_ms())
+        await again.cancel_session_waits(S)

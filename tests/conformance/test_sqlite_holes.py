@@ -32,18 +32,18 @@ async def change(store: SqliteStore, statement: str) -> None:
     await store.db.write(lambda connection: connection.execute(statement), durable=False)
 
 
-async def move(store: SqliteStore, clock: ManualClock, node_id: str | None, session_id: str = S) -> None:
+async def move(store: SqliteStore, node_id: str | None, session_id: str = S) -> None:
     """Move the head by hand, as `lash rewind` does."""
     position = await store.head_position(session_id)
-    fence = await make.fence_of(store, clock, session_id=session_id)
+    fence = await make.fence_of(store, session_id=session_id)
     delta = Unchanged(node_id)
     await store.commit_runtime_state(make.commit(fence, delta, expected=position.head_revision, release=True))
 
 
-async def branch(store: SqliteStore, clock: ManualClock, parent: str, *ids: str, session_id: str = S) -> None:
+async def branch(store: SqliteStore, parent: str, *ids: str, session_id: str = S) -> None:
     """Say something below `parent`; the head stands there then."""
     position = await store.head_position(session_id)
-    fence = await make.fence_of(store, clock, session_id=session_id)
+    fence = await make.fence_of(store, session_id=session_id)
     messages = [make.message(node_id) for node_id in ids]
     nodes = chain(messages, parent_node_id=parent, agent_frame_id=initial_frame_id(S), at_ms=2)
     delta = Append(nodes, ids[-1])
@@ -66,7 +66,7 @@ async def store(open_store: OpenStore, clock: ManualClock) -> SqliteStore:
     """One session of six messages, n1 to n6."""
     made = open_store()
     await make.create(made, clock)
-    fence = await make.fence_of(made, clock)
+    fence = await make.fence_of(made)
     nodes = make.nodes([f"n{number}" for number in range(1, 7)])
     await made.commit_runtime_state(make.commit(fence, Append(nodes, "n6"), release=True))
     return made
@@ -85,7 +85,7 @@ async def store(open_store: OpenStore, clock: ManualClock) -> SqliteStore:
 async def test_a_node_that_leads_to_no_root_is_told_when_the_head_stands_elsewhere(
     store: SqliteStore, clock: ManualClock, damage: str
 ) -> None:
-    await move(store, clock, "n3")
+    await move(store, "n3")
     assert told(store) == []
     await change(store, damage)
     assert told(store) == [("node_cut_off", S)]
@@ -101,22 +101,22 @@ async def test_a_hidden_node_on_the_path_breaks_it_as_one_that_is_gone(store: Sq
 
 async def test_one_hole_is_told_once_however_many_nodes_hang_below_it(store: SqliteStore, clock: ManualClock) -> None:
     for number in range(30):
-        await branch(store, clock, "n4", f"b{number}")
-    await move(store, clock, "n3")
+        await branch(store, "n4", f"b{number}")
+    await move(store, "n3")
     await change(store, "DELETE FROM nodes WHERE seq = 4")
     assert told(store) == [("node_cut_off", S)]
 
 
 async def test_what_forks_share_and_hang_elsewhere_is_no_hole(store: SqliteStore, clock: ManualClock) -> None:
     await store.fork_session(SessionFork(S, "fork", clock.now_ms()))
-    await branch(store, clock, "n2", "f1", "f2", session_id="fork")
-    await branch(store, clock, "n6", "f3", session_id="fork")
+    await branch(store, "n2", "f1", "f2", session_id="fork")
+    await branch(store, "n6", "f3", session_id="fork")
     await store.fork_session(SessionFork("fork", "again", clock.now_ms()))
-    await branch(store, clock, "n4", "g1", session_id="again")
-    await branch(store, clock, "f3", "g2", session_id="again")
+    await branch(store, "n4", "g1", session_id="again")
+    await branch(store, "f3", "g2", session_id="again")
     assert told(store) == []
     # What the source hides, and what outlives it, is shown by its forks all the same.
-    await move(store, clock, "n1")
+    await move(store, "n1")
     await store.tombstone_nodes(S, ["n2"])
     assert told(store) == []
     await store.delete_session(S, clock.now_ms())
@@ -128,8 +128,8 @@ async def test_a_hole_in_what_a_fork_shares_is_told_for_it_wherever_the_head_sta
     store: SqliteStore, clock: ManualClock, source: str
 ) -> None:
     await store.fork_session(SessionFork(S, "fork", clock.now_ms()))
-    await branch(store, clock, "n6", "f1", session_id="fork")
-    await branch(store, clock, "n2", "f2", session_id="fork")
+    await branch(store, "n6", "f1", session_id="fork")
+    await branch(store, "n2", "f2", session_id="fork")
     if source == "deleted":
         await store.delete_session(S, clock.now_ms())
     await change(store, "DELETE FROM nodes WHERE node_id = 'n4'")
@@ -139,7 +139,7 @@ async def test_a_hole_in_what_a_fork_shares_is_told_for_it_wherever_the_head_sta
 
 async def test_a_fork_whose_shared_root_is_gone_is_told(store: SqliteStore, clock: ManualClock) -> None:
     await store.fork_session(SessionFork(S, "fork", clock.now_ms()))
-    await move(store, clock, None, session_id="fork")
+    await move(store, None, session_id="fork")
     await store.delete_session(S, clock.now_ms())
     await change(store, "DELETE FROM nodes WHERE seq = 1")
     assert told(store) == [("node_cut_off", "fork")]
@@ -149,8 +149,8 @@ async def test_a_fork_whose_shared_root_is_gone_is_told(store: SqliteStore, cloc
 async def test_a_load_of_every_branch_brings_what_is_cut_off_apart_from_the_rest(
     store: SqliteStore, clock: ManualClock, damage: str
 ) -> None:
-    await branch(store, clock, "n5", "b1", "b2")
-    await branch(store, clock, "n3", "n7")
+    await branch(store, "n5", "b1", "b2")
+    await branch(store, "n3", "n7")
     await change(store, damage)
     read = await store.load_session(S, ReadScope.FULL_GRAPH)
     assert read is not None and read.leaf_node_id == "n7"
@@ -171,18 +171,18 @@ async def test_a_load_of_every_branch_is_refused_while_the_head_leads_to_no_root
 
 
 async def test_a_fork_shows_what_is_left_of_the_nodes_it_shares(store: SqliteStore, clock: ManualClock) -> None:
-    await branch(store, clock, "n2", "b1", "b2")  # 7 and 8: what begins a branch is where runs begin
+    await branch(store, "n2", "b1", "b2")  # 7 and 8: what begins a branch is where runs begin
     await store.fork_session(SessionFork(S, "fork", clock.now_ms()))
-    await branch(store, clock, "b2", "f1", session_id="fork")
+    await branch(store, "b2", "f1", session_id="fork")
     await store.fork_session(SessionFork("fork", "again", clock.now_ms()))
-    await branch(store, clock, "f1", "g1", session_id="again")
-    await move(store, clock, "n2", session_id="again")
+    await branch(store, "f1", "g1", session_id="again")
+    await move(store, "n2", session_id="again")
     await change(store, "DELETE FROM nodes WHERE node_id = 'b1'")
     kept, cut_off = await loaded(store, "again")
     # What the missing row hung below is not known; nothing that is left is passed over for that.
     assert {"n1", "n2"} <= set(kept) and cut_off == ["b2", "f1", "g1"]
     await change(store, "DELETE FROM nodes WHERE node_id = 'n1'")
-    await move(store, clock, None, session_id="again")
+    await move(store, None, session_id="again")
     kept, cut_off = await loaded(store, "again")
     assert kept == [] and cut_off[-4:] == ["n6", "b2", "f1", "g1"]
 
@@ -278,12 +278,12 @@ async def test_what_is_on_a_path_is_counted_and_only_what_is_beside_it_is_looked
     costs = [store.db.read(cost)]
     for session_id, head in (("on", "on-999"), ("beside", "beside-0")):
         await make.create(store, clock, session_id)
-        fence = await make.fence_of(store, clock, session_id=session_id)
+        fence = await make.fence_of(store, session_id=session_id)
         ids = [f"{session_id}-{number}" for number in range(1000)]
         nodes = make.nodes(ids, session_id=session_id)
         await store.commit_runtime_state(make.commit(fence, Append(nodes, ids[-1]), release=True))
         if head != ids[-1]:
-            await move(store, clock, head, session_id)
+            await move(store, head, session_id)
         costs.append(store.db.read(cost))
     on_path, beside = costs[1] - costs[0], costs[2] - costs[1]
     assert on_path <= 5 * 1000 and beside <= 30 * 1000

@@ -85,7 +85,7 @@ def test_a_damaged_result_decodes_as_nothing(stored: bytes) -> None:
 
 async def test_a_row_names_the_key_of_its_session(open_store: OpenStore, clock: ManualClock, tmp_path: Path) -> None:
     store = await make.opened(open_store, clock, SESSION)
-    fence = await take_lane(store, clock, "one")
+    fence = await take_lane(store, "one")
     await make.record(store, claim_of(clock, "a", fence=fence), b"x")
     with contextlib.closing(sqlite3.connect(tmp_path / "lash.db")) as connection, connection:
         rows = connection.execute("SELECT session_key, lease_generation, lease_token FROM effects").fetchall()

@@ -313,7 +313,7 @@ async def test_a_session_that_is_held_is_found_behind_one_whose_holder_is_dead(
     gone = msgspec.structs.replace(this_process(), pid=2**22 + 1)
     for session_id, owner in (("s1", LeaseOwnerIdentity("dead", "1", gone)), ("s2", make.owner())):
         await store.create_session(SessionCreate(session_id, make.CONFIG, 1, name=f"name of {session_id}"))
-        await store.try_claim_lease(session_id, owner, ttl_ms=make.TTL_MS, now_ms=1, token="t")
+        await store.try_claim_lease(session_id, owner, ttl_ms=make.TTL_MS, token="t")
     with pytest.raises(SessionStillInUse) as caught:
         store.db.read(lambda connection: refuse_held(connection, clock.now_ms()))
     assert caught.value.details["session"] == "s2"

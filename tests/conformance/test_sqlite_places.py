@@ -145,7 +145,7 @@ async def test_what_is_written_at_the_places_of_one_session_is_not_told_of_anoth
     _, second = await say(store, clock, "first", "the needle")
     await say(store, clock, "one", "two", "three", session_id="next")
     branch = [make.message("branch", "beside three", Role.USER)]
-    fence = await make.fence_of(store, clock, session_id="next")
+    fence = await make.fence_of(store, session_id="next")
     nodes = chain(branch, parent_node_id="next-m1", agent_frame_id=initial_frame_id("next"), at_ms=2)
     await store.commit_runtime_state(make.commit(fence, Append(nodes, "branch"), expected=1, release=True))
     (hit,) = (await search(store, "needle", context=3)).found
@@ -165,7 +165,7 @@ async def test_clusters_that_nobody_shows_any_more_are_given_back_whatever_stand
         await store.delete_session(name, clock.now_ms())
     for name in ("a", "b", "d"):
         fork = f"{name}-fork"
-        fence = await make.fence_of(store, clock, session_id=fork)
+        fence = await make.fence_of(store, session_id=fork)
         fresh = chain(
             [make.message(f"{fork}-new", "new")], parent_node_id=None, agent_frame_id=initial_frame_id(fork), at_ms=2
         )
@@ -182,7 +182,7 @@ async def test_a_vacuum_of_one_session_leaves_what_others_have_hidden(
     store = open_store()
     for session_id in ("a", "b", "c"):
         await say(store, clock, "old", session_id=session_id)
-        fence = await make.fence_of(store, clock, session_id=session_id)
+        fence = await make.fence_of(store, session_id=session_id)
         await store.commit_runtime_state(make.commit(fence, ReplaceFull((), None), with_frames=make.frames(session_id)))
     assert (await store.vacuum("b"))["nodes"] == 1
     assert (await store.vacuum(None))["nodes"] == 2

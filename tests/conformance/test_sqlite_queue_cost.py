@@ -356,7 +356,7 @@ async def test_what_is_acknowledged_is_synced_and_what_only_holds_is_not(
     assert await writes.of(store.cancel_turn_input_suffix(S, ByInputId("i2"))) == [True]
     assert await writes.of(store.set_queue_hold(S, held_at_ms=1)) == [True]
     assert await writes.of(store.set_queue_hold(S, held_at_ms=None)) == [True]
-    fence = await make.fence_of(store, clock)
+    fence = await make.fence_of(store)
     assert await writes.of(store.claim_next_turn_inputs(fence, claim_token="ct")) == [False]
     claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
     assert claim is not None

@@ -144,7 +144,7 @@ async def test_what_is_held_in_a_file_with_two_indexes_of_it_is_found_driven_to_
     assert lane.claim is not None and make.ids_of(taken.inputs) == ["steer"] and make.ids_of(taken.work) == [wake]
     await make.enqueue(store, "left", session_id="dead")
     (left_wake,) = await make.put(store, make.wake(session_id="dead"))
-    dead_fence = await make.fence_of(store, clock, session_id="dead")
+    dead_fence = await make.fence_of(store, session_id="dead")
     left = await store.claim_next_turn_inputs(dead_fence, claim_token="ct")
     left_work = await store.claim_ready_queued_work(dead_fence, "idle", claim_token="ct")
     other = await make.start(store, clock, "t2", session_id="other")
@@ -236,7 +236,7 @@ async def test_an_input_that_does_not_decode_is_named_and_never_skipped(
     await make.enqueue(store, "bad", key="k")
     await make.enqueue(store, "good")
     await execute(store, damage, "bad")
-    fence = await make.fence_of(store, clock)
+    fence = await make.fence_of(store)
     for attempt in (
         store.inputs(S, pending_only=True),
         store.inputs(S, pending_only=False),
@@ -352,7 +352,7 @@ async def test_a_batch_that_does_not_decode_is_parked_and_what_stands_behind_it_
             (await store.claim_checkpoint_work(make.fence_of_lane(lane), make.checkpoint_request())).work
         )
     else:
-        fence = await make.fence_of(store, clock)
+        fence = await make.fence_of(store)
         taken = make.ids_of(
             await store.claim_leading_session_command(fence, claim_token="ct")
             if where == "command"

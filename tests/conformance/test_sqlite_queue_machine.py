@@ -144,7 +144,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(name=names)
     def claim_lease(self, name: str) -> None:
         token = self.next("lease")
-        lease = self.run(self.store.try_claim_lease(S, make.owner(name), ttl_ms=make.TTL_MS, now_ms=0, token=token))
+        lease = self.run(self.store.try_claim_lease(S, make.owner(name), ttl_ms=make.TTL_MS, token=token))
         is_granted = self.oracle.take(name)
         assert isinstance(lease, LaneBusy) is not is_granted
         if not isinstance(lease, LaneBusy):
@@ -160,7 +160,6 @@ class QueueMachine(RuleBasedStateMachine):
                 make.owner(name),
                 observed_fencing_token=self.oracle.generation,
                 ttl_ms=make.TTL_MS,
-                now_ms=0,
                 token=token,
             )
         )

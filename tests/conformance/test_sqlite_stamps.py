@@ -74,7 +74,7 @@ async def commit(
     """The terminal commit of turn `t1` with a component and a wake, and what it answered."""
     await make.create(store, clock)
     proposal = make.commit(
-        await make.fence_of(store, clock),
+        await make.fence_of(store),
         graph,
         turn=TurnStamp("t1", "h1", summary),
         turn_index=1,

@@ -64,7 +64,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def claim(self, name: str) -> None:
         token = f"{name}-{len(self.known)}"
         outcome = self.loop.run_until_complete(
-            self.store.try_claim_lease(S, make.owner(name), ttl_ms=make.TTL_MS, now_ms=0, token=token)
+            self.store.try_claim_lease(S, make.owner(name), ttl_ms=make.TTL_MS, token=token)
         )
         if self.is_live() and self.holder != name:
             assert isinstance(outcome, LaneBusy) and outcome.holder == make.owner(self.holder or "")
@@ -84,7 +84,6 @@ class LeaseMachine(RuleBasedStateMachine):
                 make.owner(name),
                 observed_fencing_token=observed,
                 ttl_ms=make.TTL_MS,
-                now_ms=0,
                 token=f"{name}-{len(self.known)}",
             )
         )
@@ -102,7 +101,7 @@ class LeaseMachine(RuleBasedStateMachine):
             return
         _, fence = self.known[-1 - pick % len(self.known)]
         try:
-            self.loop.run_until_complete(self.store.renew_lease(fence, ttl_ms=make.TTL_MS, now_ms=0))
+            self.loop.run_until_complete(self.store.renew_lease(fence, ttl_ms=make.TTL_MS))
         except SessionExecutionLeaseExpired:
             assert not self.is_current(fence)
         else:

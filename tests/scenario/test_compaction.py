@@ -219,7 +219,6 @@ async def test_who_lost_the_lane_meanwhile_compacts_nothing(make_core) -> None:
         LeaseOwnerIdentity("thief", "1"),
         observed_fencing_token=lease.fencing_token,
         ttl_ms=30_000,
-        now_ms=core.host.clock.now_ms(),
         token="stolen",
     )
     caller.gate.set()

@@ -107,10 +107,7 @@ async def test_while_somebody_else_has_the_session_the_turn_is_not_over(make_cor
     await cut(make_core, switch("f2", "go on"))
     session = await reopened(make_core, text("finished"))
     store = session._core.store
-    now_ms = session._core.host.clock.now_ms()
-    lease = await store.try_claim_lease(
-        S, LeaseOwnerIdentity("somebody", "1"), ttl_ms=60_000, now_ms=now_ms, token="theirs"
-    )
+    lease = await store.try_claim_lease(S, LeaseOwnerIdentity("somebody", "1"), ttl_ms=60_000, token="theirs")
     with pytest.raises(SessionExecutionBusy):
         await session.turn("begin", key="k").run()
     asking = asyncio.ensure_future(session.turn("begin", key="k", busy_wait_ms=30_000).run())

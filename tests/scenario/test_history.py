@@ -28,7 +28,7 @@ from lash_cli.errors import (
 )
 from lash_cli.runtime.history import require_rooted
 from lash_cli.store.base import LaneBusy, ReadScope
-from lash_cli.system import SystemClock, boot_id, host_id
+from lash_cli.system import boot_id, host_id
 
 
 def echo() -> ScriptedCaller:
@@ -426,7 +426,7 @@ async def test_closing_a_core_waits_for_who_holds_a_lane_without_a_handle(
     if verb == "delete_session":
         dead = LocalProcess(host_id(), boot_id(), 2**22 + 1, "1")
         owner = LeaseOwnerIdentity("dead", "1", dead, "dead")
-        claimed = await store.try_claim_lease(S, owner, ttl_ms=60_000, now_ms=SystemClock().now_ms(), token="t")
+        claimed = await store.try_claim_lease(S, owner, ttl_ms=60_000, token="t")
         assert not isinstance(claimed, LaneBusy)
     verb_of_store = getattr(store, held)
 

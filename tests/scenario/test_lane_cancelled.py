@@ -152,7 +152,7 @@ def owner(name: str) -> LeaseOwnerIdentity:
 
 
 async def claimed(core: LashCore, name: str) -> SessionExecutionLease:
-    lease = await core.store.try_claim_lease(S, owner(name), ttl_ms=600_000, now_ms=CLOCK.now_ms(), token=name)
+    lease = await core.store.try_claim_lease(S, owner(name), ttl_ms=600_000, token=name)
     assert isinstance(lease, SessionExecutionLease)
     return lease
 

@@ -67,7 +67,7 @@ async def stored(core) -> dict[str, int]:
 
 async def held_by_somebody(core):
     """The lane of the session in other hands, and what gives it back."""
-    lease = await core.store.try_claim_lease(S, SOMEBODY, ttl_ms=60_000, now_ms=0, token="theirs")
+    lease = await core.store.try_claim_lease(S, SOMEBODY, ttl_ms=60_000, token="theirs")
     return lease.fence()
 
 
@@ -210,7 +210,7 @@ async def test_a_summary_that_came_too_late_is_paid_for_all_the_same(make_core) 
             await caller.entered.wait()
         lease = (await core.store.session_row(S)).lease
         taken = await core.store.reclaim_lease(
-            S, SOMEBODY, observed_fencing_token=lease.fencing_token, ttl_ms=60_000, now_ms=0, token="theirs"
+            S, SOMEBODY, observed_fencing_token=lease.fencing_token, ttl_ms=60_000, token="theirs"
         )
         caller.gate.set()
         with pytest.raises(SessionExecutionLeaseExpired):

@@ -399,7 +399,7 @@ async def test_the_command_a_refusal_names_can_be_typed_as_it_stands(make_core) 
         session.read_view()
     fence = LeaseFence(S, "somebody", "else", "no", 1)
     with pytest.raises(SessionExecutionLeaseExpired) as lost:
-        await core.store.renew_lease(fence, ttl_ms=1000, now_ms=0)
+        await core.store.renew_lease(fence, ttl_ms=1000)
     for refused, command in (
         (in_use, f"lash cancel {S} --wait"),
         (closed, f"lash resume {S}"),
@@ -435,7 +435,6 @@ async def test_a_turn_that_notices_in_mid_work_that_its_lane_is_lost_names_what_
             LeaseOwnerIdentity("thief", "1"),
             observed_fencing_token=lease.fencing_token,
             ttl_ms=60_000,
-            now_ms=0,
             token="stolen",
         )
         with pytest.raises(SessionExecutionLeaseExpired) as lost:

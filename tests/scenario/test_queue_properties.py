@@ -404,8 +404,7 @@ class QueueLife(RuleBasedStateMachine):
     @precondition(lambda self: not self.oracle.is_busy)
     @rule()
     def a_host_takes_the_lane(self) -> None:
-        now_ms = self.clock.now_ms()
-        lease = self._do(self.store.try_claim_lease(S, HOST, ttl_ms=600_000, now_ms=now_ms, token=self._name("lease")))
+        lease = self._do(self.store.try_claim_lease(S, HOST, ttl_ms=600_000, token=self._name("lease")))
         self.fence = lease.fence()
         self.oracle.host_generation = lease.fencing_token
 

@@ -496,7 +496,7 @@ async def test_claims_a_host_made_itself_can_be_given_back(make_core) -> None:
     session = await core.open_session(S)
     stored = await session.enqueue("hello")
     receipt = await core.queue(S).enqueue_work(wake())
-    lease = await core.store.try_claim_lease(S, core._new_owner(), ttl_ms=30_000, now_ms=0, token="t")
+    lease = await core.store.try_claim_lease(S, core._new_owner(), ttl_ms=30_000, token="t")
     inputs = await core.store.claim_next_turn_inputs(lease.fence(), claim_token="c1")
     work = await core.store.claim_ready_queued_work(lease.fence(), "idle", claim_token="c2")
     assert (await session.pending_turn_inputs(), await session.queued_work()) == ((), ())

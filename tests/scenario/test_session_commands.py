@@ -348,7 +348,7 @@ async def test_one_command_can_be_drained_at_a_time(make_core) -> None:
     second = await session.commands().reset("start over", "k2")
     assert await session.drain_next_session_command() == first
     assert len(session.read_view().messages) == 2
-    lease = await core.store.try_claim_lease(S, session._shared.owner, ttl_ms=30_000, now_ms=0, token="t")
+    lease = await core.store.try_claim_lease(S, session._shared.owner, ttl_ms=30_000, token="t")
     assert await session.drain_next_session_command(lease.fence()) == second
     await core.store.release_lease(lease.fence())
     assert await session.drain_next_session_command() is None
@@ -452,7 +452,7 @@ async def test_a_crash_within_a_command_runs_it_again_and_once(make_core) -> Non
     session = await core.open_session(S)
     await session.turn("hello").run()
     receipt = await session.commands().reset("start over", "k1")
-    lease = await core.store.try_claim_lease(S, session._shared.owner, ttl_ms=30_000, now_ms=0, token="t")
+    lease = await core.store.try_claim_lease(S, session._shared.owner, ttl_ms=30_000, token="t")
     assert await core.store.claim_leading_session_command(lease.fence(), claim_token="dead") is not None
     await core.store.release_lease(lease.fence())
     other = await make_core(ScriptedCaller([])).open_session(S)

@@ -37,9 +37,7 @@ async def test_what_is_the_matter_with_a_session_is_caught_as_that(make_core) ->
     await expect(core.open_session("nobody", create=False))
     session = await core.open_session(S)
     await session.turn("one").run()
-    lease = await core.store.try_claim_lease(
-        S, LeaseOwnerIdentity("somebody", "1"), ttl_ms=60_000, now_ms=core.host.clock.now_ms(), token="theirs"
-    )
+    lease = await core.store.try_claim_lease(S, LeaseOwnerIdentity("somebody", "1"), ttl_ms=60_000, token="theirs")
     await expect(session.turn("two").run())
     await core.store.release_lease(lease.fence())
     clone = session.clone()

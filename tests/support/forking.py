@@ -49,7 +49,7 @@ class Walk:
 
     async def commit(self, name: str, graph: Append | ReplaceFull | Unchanged) -> None:
         position = await self.store.head_position(name)
-        fence = await make.fence_of(self.store, self.clock, session_id=name)
+        fence = await make.fence_of(self.store, session_id=name)
         expected = None if isinstance(graph, ReplaceFull) else position.head_revision
         frames = make.frames(name) if expected is None else None
         await self.store.commit_runtime_state(

@@ -16,18 +16,18 @@ from lash_cli.core.ingress import ActiveTurn, InputDraft, InputState, NextTurn
 from lash_cli.errors import ConflictError, NotFoundError, SessionDeleted, UsageError
 from lash_cli.store.base import ReadScope, RuntimePersistence, SessionCreate, SessionFork
 from lash_cli.store.conformance import builders as make
-from lash_cli.store.conformance.factory import MovableClock, OpenStore, StoreLaws
+from lash_cli.store.conformance.factory import OpenStore, StoreLaws
 
 S = make.SESSION
 NEW = "again"
 
 
-async def rich(open_store: OpenStore, clock: MovableClock) -> RuntimePersistence:
+async def rich(open_store: OpenStore) -> RuntimePersistence:
     """A store with a session with two branches, a turn, costs, a component, an attachment and labels."""
     store = open_store()
     await store.create_session(SessionCreate(S, make.CONFIG, 3, name="mine", cwd="/work", labels={"a": "b"}))
     ref = await store.put_attachment(S, b"picture", media_type="image/png", owner=None, now_ms=4, label="p.png")
-    fence = await make.fence_of(store, clock)
+    fence = await make.fence_of(store)
     picture = Message("m0", Role.USER, (AttachmentPart(Stored(ref, "image/png", 7, "p.png")),))
     nodes = chain([picture], parent_node_id=None, agent_frame_id=initial_frame_id(S), at_ms=5)
     await store.commit_runtime_state(
@@ -54,7 +54,7 @@ def renamed(frames: tuple[AgentFrame, ...]) -> list[AgentFrame]:
 
 class ArchiveLaws(StoreLaws):
     async def test_a_session_made_of_an_archive_is_the_same_session(self) -> None:
-        store = await rich(self.open_store, self.clock)
+        store = await rich(self.open_store)
         archive = decode(encode(await store.export_session(S)), SessionArchive)
         before = {scope: await store.load_session(S, scope) for scope in ReadScope}
         turns = await store.turns(S, limit=9)
@@ -88,7 +88,7 @@ class ArchiveLaws(StoreLaws):
         assert (again.head.nodes, again.turns, again.usage) == (archive.head.nodes, archive.turns, archive.usage)
 
     async def test_it_stands_in_the_list_where_it_was_active_last(self) -> None:
-        store = await rich(self.open_store, self.clock)
+        store = await rich(self.open_store)
         archive = await store.export_session(S)
         assert (archive.created_at_ms, archive.last_commit_at_ms) == (3, 5)
         await store.create_session(SessionCreate("between", make.CONFIG, 4))
@@ -97,10 +97,10 @@ class ArchiveLaws(StoreLaws):
         assert [row.meta.session_id for row in rows] == [NEW, S, "between"]
 
     async def test_it_goes_on_as_any_session_does(self) -> None:
-        store = await rich(self.open_store, self.clock)
+        store = await rich(self.open_store)
         archive = await store.export_session(S)
         await store.import_sessions([(archive, NEW)])
-        fence = await make.fence_of(store, self.clock, session_id=NEW)
+        fence = await make.fence_of(store, session_id=NEW)
         delta = make.append(["n3"], parent="b2", frame_id=initial_frame_id(S))
         done = await store.commit_runtime_state(make.commit(fence, delta, expected=2))
         assert done.head_revision == 3
@@ -130,7 +130,7 @@ class ArchiveLaws(StoreLaws):
         assert read is not None and read.messages == ()
 
     async def test_a_fork_is_archived_with_what_it_shares(self) -> None:
-        store = await rich(self.open_store, self.clock)
+        store = await rich(self.open_store)
         await store.fork_session(SessionFork(S, "fork", self.clock.now_ms()))
         archive = await store.export_session("fork")
         await store.delete_session("fork", 9)
@@ -154,7 +154,7 @@ class ArchiveLaws(StoreLaws):
         nodes = chain(
             [Message("m0", Role.USER, parts)], parent_node_id=None, agent_frame_id=initial_frame_id(S), at_ms=5
         )
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         await store.commit_runtime_state(make.commit(fence, Append(tuple(nodes), "m0"), release=True))
         archive = await store.export_session(S)
         archived = {one.attachment_ref: (one.label, one.data) for one in archive.attachments}
@@ -169,7 +169,7 @@ class ArchiveLaws(StoreLaws):
         assert row is not None and (row.config, row.head_revision) == (make.CONFIG, None)
 
     async def test_a_name_in_use_is_replaced_and_an_id_in_use_refused(self) -> None:
-        store = await rich(self.open_store, self.clock)
+        store = await rich(self.open_store)
         archive = await store.export_session(S)
         (meta,) = await store.import_sessions([(archive, NEW)])
         assert meta.name not in ("mine", "")
@@ -213,7 +213,7 @@ class ArchiveLaws(StoreLaws):
         assert [row.input_id for row in moved] == [item.input_id for item in archive.inputs]
 
     async def test_several_sessions_are_made_together_or_not_at_all(self) -> None:
-        store = await rich(self.open_store, self.clock)
+        store = await rich(self.open_store)
         archive = await store.export_session(S)
         with pytest.raises(ConflictError):
             await store.import_sessions([(archive, NEW), (archive, S)])
@@ -223,7 +223,7 @@ class ArchiveLaws(StoreLaws):
         assert made[0].name != made[1].name
 
     async def test_what_is_no_session_changes_nothing(self) -> None:
-        store = await rich(self.open_store, self.clock)
+        store = await rich(self.open_store)
         good = await store.export_session(S)
         head = good.head
         assert head is not None

@@ -97,7 +97,7 @@ async def opened(open_store: Callable[[], Store], clock: Clock, *session_ids: st
 async def held(open_store: Callable[[], Store], clock: Clock) -> tuple[Store, LeaseFence]:
     """As `opened`, and the fence of the session's lane."""
     store = await opened(open_store, clock)
-    return store, await fence_of(store, clock)
+    return store, await fence_of(store)
 
 
 async def branched(open_store: Callable[[], Store], clock: Clock) -> tuple[Store, LeaseFence]:
@@ -115,19 +115,19 @@ async def running(open_store: Callable[[], Store], clock: Clock) -> tuple[Store,
 
 
 async def take(
-    store: RuntimePersistence, clock: Clock, name: str = "a", *, session_id: str = SESSION, incarnation: str = "1"
+    store: RuntimePersistence, name: str = "a", *, session_id: str = SESSION, incarnation: str = "1"
 ) -> SessionExecutionLease:
     """A lane that must be free (or held by the same owner)."""
     lease = await store.try_claim_lease(
-        session_id, owner(name, incarnation), ttl_ms=TTL_MS, now_ms=clock.now_ms(), token=f"lease-{name}-{incarnation}"
+        session_id, owner(name, incarnation), ttl_ms=TTL_MS, token=f"lease-{name}-{incarnation}"
     )
     assert not isinstance(lease, LaneBusy), lease
     return lease
 
 
-async def fence_of(store: RuntimePersistence, clock: Clock, name: str = "a", session_id: str = SESSION) -> LeaseFence:
+async def fence_of(store: RuntimePersistence, name: str = "a", session_id: str = SESSION) -> LeaseFence:
     """The fence of a lane that must be free."""
-    return (await take(store, clock, name, session_id=session_id)).fence()
+    return (await take(store, name, session_id=session_id)).fence()
 
 
 def message(message_id: str, text: str = "hello", role: Role = Role.USER) -> Message:

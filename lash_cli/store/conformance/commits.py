@@ -31,7 +31,7 @@ class CommitLaws(StoreLaws):
     async def test_each_commit_moves_the_head_by_one_and_reads_back(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         assert await store.load_session(S, ReadScope.ACTIVE_PATH) is None
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         first = await store.commit_runtime_state(make.commit(fence, make.append(["m1", "m2"]), turn_index=1))
         second = await store.commit_runtime_state(
             make.commit(fence, make.append(["m3"], parent="m2"), expected=1, turn_index=2)
@@ -47,7 +47,7 @@ class CommitLaws(StoreLaws):
     async def test_of_many_commits_with_one_expected_head_exactly_one_wins(self) -> None:
         stores = [self.open_store() for _ in range(4)]
         await make.create(stores[0], self.clock)
-        fence = await make.fence_of(stores[0], self.clock)
+        fence = await make.fence_of(stores[0])
         outcomes = await asyncio.gather(
             *(
                 store.commit_runtime_state(make.commit(fence, make.append([f"m{index}"])))
@@ -71,8 +71,8 @@ class CommitLaws(StoreLaws):
 
     async def test_parts_of_another_session_are_refused(self) -> None:
         store = await make.opened(self.open_store, self.clock, S, "s2")
-        fence = await make.fence_of(store, self.clock)
-        foreign_fence = await make.fence_of(store, self.clock, session_id="s2")
+        fence = await make.fence_of(store)
+        foreign_fence = await make.fence_of(store, session_id="s2")
         foreign = LeaseFence("s2", fence.owner_id, fence.incarnation_id, fence.lease_token, fence.fencing_token)
         proposal = make.commit(fence, make.append(["m1"]))
         for wrong in (
@@ -165,20 +165,20 @@ class CommitLaws(StoreLaws):
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), turn=make.stamp()))
         again = make.commit(fence, make.append(["m1"]), turn=make.stamp(), release=True)
         await store.commit_runtime_state(again)
-        successor = await make.fence_of(store, self.clock, "b")
+        successor = await make.fence_of(store, "b")
         await store.commit_runtime_state(again)
         row = await store.session_row(S)
         assert row is not None and row.lease.token == successor.lease_token
 
     async def test_a_stale_fence_cannot_commit_and_changes_nothing(self) -> None:
         store = await make.opened(self.open_store, self.clock)
-        stale = await make.fence_of(store, self.clock)
+        stale = await make.fence_of(store)
         self.clock.tick(make.TTL_MS / 1000)
         before = await make.snapshot(store)
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.commit_runtime_state(make.commit(stale, make.append(["m1"])))
         assert await make.snapshot(store) == before
-        current = await make.fence_of(store, self.clock, "b")
+        current = await make.fence_of(store, "b")
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.commit_runtime_state(make.commit(stale, make.append(["m1"])))
         await store.commit_runtime_state(make.commit(current, make.append(["m1"])))
@@ -218,12 +218,12 @@ class CommitLaws(StoreLaws):
         row = await store.session_row(S)
         assert row is not None and row.lease.token is None
         assert row.lease.fencing_token == fence.fencing_token
-        assert (await make.take(store, self.clock, "b")).fencing_token == fence.fencing_token + 1
+        assert (await make.take(store, "b")).fencing_token == fence.fencing_token + 1
 
     async def test_a_commit_is_activity_and_ends_parking(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await store.set_session_flags(S, closed_at_ms=None, parked_at_ms=9)
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), now_ms=77))
         row = await store.session_row(S)
         assert row is not None and (row.meta.parked_at_ms, row.last_commit_at_ms) == (None, 77)

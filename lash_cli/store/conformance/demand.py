@@ -82,7 +82,7 @@ class DemandLaws(StoreLaws):
         if what == "dead turn":
             self.clock.tick(TTL_SECONDS)
         if what.endswith("claims"):
-            fence = await make.fence_of(store, self.clock)
+            fence = await make.fence_of(store)
             assert await store.claim_ready_queued_work(fence, "idle", claim_token="ct") is not None
         if what == "dead claims":
             self.clock.tick(TTL_SECONDS)

@@ -225,7 +225,7 @@ class DrainLaws(StoreLaws):
         store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
         await make.put(store, make.wake(), make.command())
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         await store.claim_next_turn_inputs(fence, claim_token="ct")
         await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         await store.claim_leading_session_command(fence, claim_token="ct")

@@ -47,22 +47,20 @@ async def graph_of(store: RuntimePersistence, session_id: str) -> set[str]:
     return {node.node_id for node in read.nodes}
 
 
-async def grow(
-    store: RuntimePersistence, clock: MovableClock, session_id: str, ids: list[str], parent: str
-) -> RuntimeCommitResult:
+async def grow(store: RuntimePersistence, session_id: str, ids: list[str], parent: str) -> RuntimeCommitResult:
     """Append to a session in the frame that is current."""
     read = await store.load_session(session_id, ReadScope.HEAD)
     assert read is not None
-    fence = await make.fence_of(store, clock, session_id=session_id)
+    fence = await make.fence_of(store, session_id=session_id)
     delta = make.append(ids, parent=parent, frame_id=current_frame(read.frames).frame_id)
     return await store.commit_runtime_state(make.commit(fence, delta, expected=read.head_revision))
 
 
-async def move(store: RuntimePersistence, clock: MovableClock, session_id: str, leaf: str | None) -> None:
+async def move(store: RuntimePersistence, session_id: str, leaf: str | None) -> None:
     """Move the head of a session to another node."""
     read = await store.load_session(session_id, ReadScope.HEAD)
     assert read is not None
-    fence = await make.fence_of(store, clock, session_id=session_id)
+    fence = await make.fence_of(store, session_id=session_id)
     await store.commit_runtime_state(make.commit(fence, Unchanged(leaf), expected=read.head_revision))
 
 
@@ -72,8 +70,8 @@ class ForkLaws(StoreLaws):
         meta = await fork(store, self.clock)
         assert (meta.session_id, meta.parent_session_id) == (F, S)
         assert await path_of(self.open_store(), F) == ["m1", "b2"]
-        await grow(store, self.clock, F, ["f3", "f4"], "b2")
-        await grow(store, self.clock, S, ["s3"], "b2")
+        await grow(store, F, ["f3", "f4"], "b2")
+        await grow(store, S, ["s3"], "b2")
         assert await path_of(store, F) == ["m1", "b2", "f3", "f4"]
         assert await path_of(store, S) == ["m1", "b2", "s3"]
         assert await graph_of(store, F) == {"m1", "b2", "f3", "f4"}
@@ -110,7 +108,7 @@ class ForkLaws(StoreLaws):
         store, _ = await make.branched(self.open_store, self.clock)
         await fork(store, self.clock, at="m2")
         assert await path_of(store, F) == ["m1", "m2"]
-        await grow(store, self.clock, F, ["f3"], "m2")
+        await grow(store, F, ["f3"], "m2")
         assert await path_of(store, F) == ["m1", "m2", "f3"]
         assert await graph_of(store, F) == {"m1", "m2", "f3"}
 
@@ -144,8 +142,8 @@ class ForkLaws(StoreLaws):
             ("f2", "newer", FrameStatus.ACTIVE),
         ]
         assert await graph_of(store, "newer") == {"m1", "m2", "n1", "n2"}
-        await grow(store, self.clock, "newer", ["x1"], "n2")
-        await grow(store, self.clock, "older", ["y1"], "m1")
+        await grow(store, "newer", ["x1"], "n2")
+        await grow(store, "older", ["y1"], "m1")
         assert await path_of(store, "newer") == ["n1", "n2", "x1"]
         assert await path_of(store, "older") == ["m1", "y1"]
 
@@ -156,54 +154,54 @@ class ForkLaws(StoreLaws):
         await store.commit_runtime_state(make.commit(fence, Unchanged("m2"), expected=1, with_frames=opened))
         await store.commit_runtime_state(make.commit(fence, Unchanged("m1"), expected=2))
         await fork(store, self.clock)
-        await grow(store, self.clock, F, ["n1"], "m1")
+        await grow(store, F, ["n1"], "m1")
         assert await path_of(store, F) == ["n1"]
         await store.commit_runtime_state(make.commit(fence, Unchanged(None), expected=3))
         await fork(store, self.clock, "empty")
         assert await path_of(store, "empty") == []
         frame = current_frame(opened)
         delta = make.append(["e1"], frame_id=frame.frame_id)
-        other = await make.fence_of(store, self.clock, session_id="empty")
+        other = await make.fence_of(store, session_id="empty")
         await store.commit_runtime_state(make.commit(other, delta, expected=1))
         assert await path_of(store, "empty") == ["e1"]
 
     async def test_a_fork_of_a_fork_reads_through_both(self) -> None:
         store, _ = await make.branched(self.open_store, self.clock)
         await fork(store, self.clock)
-        await grow(store, self.clock, F, ["f3", "f4"], "b2")
+        await grow(store, F, ["f3", "f4"], "b2")
         await fork(store, self.clock, "deep")
         await fork(store, self.clock, "past", source=F, at="b2")
         await fork(store, self.clock, "deeper", source=F, at="f3")
         assert await path_of(store, "deep") == ["m1", "b2"]
         assert await path_of(store, "past") == ["m1", "b2"]
         assert await path_of(store, "deeper") == ["m1", "b2", "f3"]
-        await grow(store, self.clock, "deeper", ["d1"], "f3")
+        await grow(store, "deeper", ["d1"], "f3")
         await fork(store, self.clock, "deepest", source="deeper")
-        await grow(store, self.clock, "deepest", ["e1"], "d1")
+        await grow(store, "deepest", ["e1"], "d1")
         assert await path_of(store, "deepest") == ["m1", "b2", "f3", "d1", "e1"]
         assert await graph_of(store, "deepest") == {"m1", "b2", "f3", "d1", "e1"}
 
     async def test_the_head_of_a_fork_moves_to_what_it_shares_and_branches_there(self) -> None:
         store, _ = await make.branched(self.open_store, self.clock)
         await fork(store, self.clock)
-        await move(store, self.clock, F, "b2")
+        await move(store, F, "b2")
         assert await path_of(self.open_store(), F) == ["m1", "b2"], "it stood there before"
         assert (await store.head_position(F)).leaf_node_id == "b2"
-        await grow(store, self.clock, F, ["f3"], "b2")
-        await move(store, self.clock, F, "m1")
+        await grow(store, F, ["f3"], "b2")
+        await move(store, F, "m1")
         assert await path_of(self.open_store(), F) == ["m1"]
         assert (await store.head_position(F)).leaf_node_id == "m1"
-        await grow(store, self.clock, F, ["g2"], "m1")
+        await grow(store, F, ["g2"], "m1")
         assert await path_of(store, F) == ["m1", "g2"]
         assert await graph_of(store, F) == {"m1", "b2", "f3", "g2"}
         await fork(store, self.clock, "second", source=F)
         assert await graph_of(store, "second") == {"m1", "g2"}
-        await move(store, self.clock, F, None)
+        await move(store, F, None)
         assert await path_of(store, F) == []
-        await move(store, self.clock, F, "f3")
+        await move(store, F, "f3")
         assert await path_of(store, F) == ["m1", "b2", "f3"]
         with pytest.raises(ConflictError) as caught:
-            await move(store, self.clock, F, "m2")
+            await move(store, F, "m2")
         assert caught.value.code == "node_unknown"
 
     async def test_nothing_done_to_the_source_changes_a_fork(self) -> None:
@@ -222,7 +220,7 @@ class ForkLaws(StoreLaws):
         await store.release_lease(fence)
         assert await store.delete_session(S, self.clock.now_ms())
         assert await store.load_session(F, ReadScope.FULL_GRAPH) == before
-        await grow(store, self.clock, F, ["f4"], "m3")
+        await grow(store, F, ["f4"], "m3")
         assert await path_of(self.open_store(), F) == ["m1", "m2", "m3", "f4"]
 
     async def test_what_a_deleted_session_shared_goes_with_the_last_fork(self) -> None:
@@ -243,7 +241,7 @@ class ForkLaws(StoreLaws):
         store = await make.opened(self.open_store, self.clock)
         named = await store.put_attachment(S, b"named", media_type="text/plain", owner=None, now_ms=1)
         other = await store.put_attachment(S, b"other", media_type="text/plain", owner=None, now_ms=1)
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         message = make.message("m1", f"see {named}")
         nodes = chain([message], parent_node_id=None, agent_frame_id=make.frames()[0].frame_id, at_ms=1)
         delta = ReplaceFull(nodes, "m1")
@@ -261,13 +259,13 @@ class ForkLaws(StoreLaws):
     async def test_a_fork_that_starts_over_lets_go_of_what_it_shared(self) -> None:
         store, _ = await make.branched(self.open_store, self.clock)
         await fork(store, self.clock)
-        fence = await make.fence_of(store, self.clock, session_id=F)
+        fence = await make.fence_of(store, session_id=F)
         fresh = make.nodes(["n1"], session_id=F)
         await store.commit_runtime_state(make.commit(fence, ReplaceFull(fresh, "n1")))
         assert await graph_of(store, F) == {"n1"}
         assert await store.load_node(F, "m1") is None
         assert await path_of(store, S) == ["m1", "b2"]
-        await grow(store, self.clock, F, ["n2"], "n1")
+        await grow(store, F, ["n2"], "n1")
         assert await path_of(store, F) == ["n1", "n2"]
 
     async def test_what_belongs_to_the_source_cannot_be_hidden_in_a_fork(self) -> None:
@@ -310,8 +308,8 @@ class ForkLaws(StoreLaws):
         await store.commit_runtime_state(make.ending(lane, said, release=True))
         await fork(store, self.clock)
         await fork(store, self.clock, "deep", source=F)
-        await grow(store, self.clock, S, [ingress_message_id("i2")], ingress_message_id("i1"))
-        fence = await make.fence_of(store, self.clock, session_id=S)
+        await grow(store, S, [ingress_message_id("i2")], ingress_message_id("i1"))
+        fence = await make.fence_of(store, session_id=S)
         await store.commit_runtime_state(make.commit(fence, ReplaceFull(make.nodes(["n1"]), "n1"), expected=2))
         await store.vacuum(S)
         for session_id in (F, "deep"):

@@ -28,7 +28,7 @@ class GivenBackLaws(StoreLaws):
     async def test_an_abandoned_claim_can_be_cancelled_and_abandoning_again_is_nothing(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
         assert claim is not None
         stolen = msgspec.structs.replace(claim, claim_token="forged")
@@ -41,7 +41,7 @@ class GivenBackLaws(StoreLaws):
     async def test_abandoning_a_superseded_claim_leaves_the_successor_alone(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         old = await store.claim_next_turn_inputs(fence, claim_token="ct1")
         successor = await end(store, self.clock, fence, "release")
         new = await store.claim_next_turn_inputs(successor, claim_token="ct2")
@@ -91,7 +91,7 @@ class GivenBackLaws(StoreLaws):
             await make.put(store, make.wake(session_id=session_id))
             of_turns.append((await store.claim_checkpoint_work(fence, make.checkpoint_request())).work)
         await make.create(store, self.clock, "idle")
-        fence = await make.fence_of(store, self.clock, session_id="idle")
+        fence = await make.fence_of(store, session_id="idle")
         batches = await make.put(store, *(make.wake(number, session_id="idle") for number in (1, 2)))
         for _ in batches:
             idle.append(await store.claim_ready_queued_work(fence, "idle", claim_token="ct"))
@@ -163,7 +163,7 @@ class GivenBackLaws(StoreLaws):
         store = await make.opened(self.open_store, self.clock, S, "s2")
         for session_id in (S, "s2"):
             await make.enqueue(store, f"i-{session_id}", session_id=session_id)
-        fences = [await make.fence_of(store, self.clock, session_id=session_id) for session_id in (S, "s2")]
+        fences = [await make.fence_of(store, session_id=session_id) for session_id in (S, "s2")]
         claims = [await store.claim_next_turn_inputs(fence, claim_token="ct") for fence in fences]
         await store.release_lease(fences[0])
         await store.delete_session(S, 1)

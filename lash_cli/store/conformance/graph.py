@@ -123,7 +123,7 @@ class GraphLaws(StoreLaws):
     async def test_the_head_alone_is_the_same_head_without_nodes(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         assert await store.load_session(S, ReadScope.HEAD) is None
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         opened, _ = open_frame(make.frames(), "f2", "compaction", 9)
         await store.commit_runtime_state(
             make.commit(

@@ -38,11 +38,10 @@ async def end(store: RuntimePersistence, clock: MovableClock, fence: LeaseFence,
             make.owner("next"),
             observed_fencing_token=fence.fencing_token,
             ttl_ms=make.TTL_MS,
-            now_ms=clock.now_ms(),
             token="lease-next",
         )
         return lease.fence()  # type: ignore[union-attr]
-    return await make.fence_of(store, clock, "next", fence.session_id)
+    return await make.fence_of(store, "next", fence.session_id)
 
 
 class InputClaimLaws(StoreLaws):
@@ -51,7 +50,7 @@ class InputClaimLaws(StoreLaws):
         await make.enqueue(store, "steer", ingress=ActiveTurn("t9"))
         for index in range(70):
             await make.enqueue(store, f"i{index}")
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
         assert claim is not None and (claim.turn_id, claim.generation) == (None, 1)
         assert make.ids_of(claim) == [f"i{index}" for index in range(64)], "no more than 64, whoever asks"
@@ -64,7 +63,7 @@ class InputClaimLaws(StoreLaws):
         stores = [self.open_store() for _ in range(4)]
         await make.create(stores[0], self.clock)
         await make.enqueue(stores[0], "i1")
-        fence = await make.fence_of(stores[0], self.clock)
+        fence = await make.fence_of(stores[0])
         claims = await asyncio.gather(
             *(store.claim_next_turn_inputs(fence, claim_token=f"ct{index}") for index, store in enumerate(stores))
         )
@@ -73,11 +72,11 @@ class InputClaimLaws(StoreLaws):
     async def test_a_generation_never_gets_its_own_rows_back_however_long_it_lives(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         assert await store.claim_next_turn_inputs(fence, claim_token="ct") is not None
         for _ in range(5):
             self.clock.tick(TTL_SECONDS - 1)
-            await store.renew_lease(fence, ttl_ms=make.TTL_MS, now_ms=0)
+            await store.renew_lease(fence, ttl_ms=make.TTL_MS)
             assert await store.claim_next_turn_inputs(fence, claim_token="again") is None
             assert await make.pending_ids(store) == []
             (result,) = await store.cancel_turn_inputs(S, [ByInputId("i1")])
@@ -88,7 +87,7 @@ class InputClaimLaws(StoreLaws):
         store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
         await make.enqueue(store, "i2")
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         first = await store.claim_next_turn_inputs(fence, claim_token="ct1")
         successor = await end(store, self.clock, fence, how)
         assert await make.pending_ids(self.open_store()) == ["i1", "i2"]
@@ -103,7 +102,7 @@ class InputClaimLaws(StoreLaws):
     async def test_claims_of_a_row_are_numbered_upwards_and_their_ids_never_repeat(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         seq = (await make.enqueue(store, "i1")).enqueue_seq
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         seen = []
         for _ in range(3):
             claim = await store.claim_next_turn_inputs(fence, claim_token="same")

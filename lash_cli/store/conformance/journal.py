@@ -64,13 +64,11 @@ def claim_of(
 
 
 async def take_lane(
-    store: RuntimePersistence, clock: Clock, incarnation: str, session_id: str = SESSION, ttl_ms: int = TTL_MS
+    store: RuntimePersistence, incarnation: str, session_id: str = SESSION, ttl_ms: int = TTL_MS
 ) -> LeaseFence:
     """The fence of a lane taken by one incarnation; the lane must be free."""
     owner = LeaseOwnerIdentity("owner", incarnation)
-    lease = await store.try_claim_lease(
-        session_id, owner, ttl_ms=ttl_ms, now_ms=clock.now_ms(), token=f"lane-{incarnation}"
-    )
+    lease = await store.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, token=f"lane-{incarnation}")
     assert not isinstance(lease, LaneBusy)
     assert isinstance(lease, SessionExecutionLease)
     return lease.fence()
@@ -104,7 +102,7 @@ class JournalLaws(StoreLaws):
         outcome = bytes(index * 7 % 251 for index in range(size))
         store = self.open_store()
         await store.journal_prepare(claim_of(self.clock, "a"))
-        assert await store.journal_finish(SCOPE, "k1", "a", outcome=outcome, error=None, now_ms=self.clock.now_ms())
+        assert await store.journal_finish(SCOPE, "k1", "a", outcome=outcome, error=None)
         row = stands(await self.open_store().journal_prepare(claim_of(self.clock, "b")))
         assert (row.outcome, row.error, row.attempt) == (outcome, None, 1)
         assert [found.outcome for found in await self.open_store().journal_rows(SCOPE)] == [outcome]
@@ -112,7 +110,7 @@ class JournalLaws(StoreLaws):
     async def test_a_recorded_error_is_answered_as_failed(self) -> None:
         store = self.open_store()
         await store.journal_prepare(claim_of(self.clock, "a"))
-        assert await store.journal_finish(SCOPE, "k1", "a", outcome=None, error=b"no", now_ms=self.clock.now_ms())
+        assert await store.journal_finish(SCOPE, "k1", "a", outcome=None, error=b"no")
         assert stands(await store.journal_prepare(claim_of(self.clock, "b")), "failed").error == b"no"
 
     async def test_an_expired_claim_is_taken_over_with_its_due_time_and_one_more_attempt(self) -> None:
@@ -130,17 +128,16 @@ class JournalLaws(StoreLaws):
         await store.journal_prepare(claim_of(self.clock, "a"))
         self.clock.tick(TTL_MS / 1000)
         await store.journal_prepare(claim_of(self.clock, "b"))
-        now_ms = self.clock.now_ms()
-        assert not await store.journal_finish(SCOPE, "k1", "a", outcome=b"late", error=None, now_ms=now_ms)
-        assert await store.journal_finish(SCOPE, "k1", "b", outcome=b"ours", error=None, now_ms=now_ms)
-        assert not await store.journal_finish(SCOPE, "k1", "b", outcome=b"again", error=None, now_ms=now_ms)
+        assert not await store.journal_finish(SCOPE, "k1", "a", outcome=b"late", error=None)
+        assert await store.journal_finish(SCOPE, "k1", "b", outcome=b"ours", error=None)
+        assert not await store.journal_finish(SCOPE, "k1", "b", outcome=b"again", error=None)
         assert stands(await store.journal_prepare(claim_of(self.clock, "c"))).outcome == b"ours"
 
     async def test_nothing_is_recorded_at_or_after_the_moment_of_expiry(self) -> None:
         store = self.open_store()
         await store.journal_prepare(claim_of(self.clock, "a"))
         self.clock.tick(TTL_MS / 1000)
-        assert not await store.journal_finish(SCOPE, "k1", "a", outcome=b"late", error=None, now_ms=self.clock.now_ms())
+        assert not await store.journal_finish(SCOPE, "k1", "a", outcome=b"late", error=None)
         assert (await store.journal_rows(SCOPE))[0].status == "in_progress"
 
     async def test_a_renewed_claim_outlives_its_first_lease_and_an_expired_one_is_not_revived(self) -> None:
@@ -161,7 +158,7 @@ class JournalLaws(StoreLaws):
         for replay_key, scope in (("k1", SCOPE), *others):
             await store.journal_prepare(claim_of(self.clock, "a", replay_key=replay_key, scope=scope))
         await store.journal_prepare(claim_of(self.clock, "a", replay_key="done"))
-        assert await store.journal_finish(SCOPE, "done", "a", outcome=b"1", error=None, now_ms=self.clock.now_ms())
+        assert await store.journal_finish(SCOPE, "done", "a", outcome=b"1", error=None)
         for replay_key, token in (("k1", "other"), ("done", "a")):
             await store.journal_release(SCOPE, replay_key, token)
         assert (await store.journal_prepare(claim_of(self.clock, "b"))).kind == "held"
@@ -196,34 +193,32 @@ class JournalLaws(StoreLaws):
 
     async def test_the_lane_holder_takes_over_what_an_earlier_generation_left_without_waiting(self) -> None:
         store = await make.opened(self.open_store, self.clock, SESSION)
-        old = await take_lane(store, self.clock, "one")
+        old = await take_lane(store, "one")
         await store.journal_prepare(claim_of(self.clock, "a", fence=old))
         assert (await store.journal_prepare(claim_of(self.clock, "b", fence=old))).kind == "held"
         await store.release_lease(old)
-        new = await take_lane(store, self.clock, "two")
+        new = await take_lane(store, "two")
         taken = await store.journal_prepare(claim_of(self.clock, "b", fence=new))
         assert (taken.kind, taken.taken_over) == ("claimed", True)
 
     async def test_a_dead_fence_can_neither_claim_nor_record_nor_finish(self) -> None:
         store = await make.opened(self.open_store, self.clock, SESSION)
-        old = await take_lane(store, self.clock, "one")
+        old = await take_lane(store, "one")
         await store.journal_prepare(claim_of(self.clock, "a", fence=old))
         await store.release_lease(old)
-        await take_lane(store, self.clock, "two")
+        await take_lane(store, "two")
         before = await store.journal_rows(SCOPE)
         with pytest.raises(SessionExecutionLeaseExpired):
             await store.journal_prepare(claim_of(self.clock, "b", replay_key="k2", fence=old))
         with pytest.raises(SessionExecutionLeaseExpired):
             await make.record(store, claim_of(self.clock, "b", replay_key="k3", fence=old), b"x")
         with pytest.raises(SessionExecutionLeaseExpired):
-            await store.journal_finish(
-                SCOPE, "k1", "a", outcome=b"x", error=None, now_ms=self.clock.now_ms(), fence=old
-            )
+            await store.journal_finish(SCOPE, "k1", "a", outcome=b"x", error=None, fence=old)
         assert await store.journal_rows(SCOPE) == before
 
     async def test_a_fence_dies_at_the_moment_its_lease_expires(self) -> None:
         store = await make.opened(self.open_store, self.clock, SESSION)
-        fence = await take_lane(store, self.clock, "one")
+        fence = await take_lane(store, "one")
         self.clock.tick(TTL_MS / 1000)
         with pytest.raises(SessionExecutionLeaseExpired):
             await make.record(store, claim_of(self.clock, "a", fence=fence), b"x")

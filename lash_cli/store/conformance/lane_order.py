@@ -103,7 +103,7 @@ class LaneOrderLaws(StoreLaws):
     async def test_a_command_whose_next_attempt_is_due_leads_again(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await make.put(store, make.command())
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claim = await store.claim_leading_session_command(fence, claim_token="ct")
         assert claim is not None
         await store.fail_queued_work(fence, claim, "boom")

@@ -182,7 +182,7 @@ class LaneLaws(StoreLaws):
     async def test_a_text_that_its_own_generation_claimed_outside_of_a_turn_starts_none(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1", key="k")
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claim = await store.claim_next_turn_inputs(fence, claim_token="ct")
         assert make.ids_of(claim) == ["i1"]
         with pytest.raises(ConflictError) as caught:

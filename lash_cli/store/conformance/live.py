@@ -55,7 +55,7 @@ async def show(
 async def started(store: RuntimePersistence, clock: Clock, session_id: str = make.SESSION) -> LeaseFence:
     """A session whose lane is held."""
     await make.create(store, clock, session_id)
-    return await make.fence_of(store, clock, session_id=session_id)
+    return await make.fence_of(store, session_id=session_id)
 
 
 async def cursor_of(store: RuntimePersistence, session_id: str = make.SESSION) -> SessionCursor:
@@ -203,7 +203,7 @@ class LiveLaws(StoreLaws, LogLaws):
         assert behind == await cursor_of(store)
         self.clock.tick(MAX_AGE_MS / 1000 + 1)
         assert await after(store, behind) == ()
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         await show(store, self.clock, fence, [prose("c"), prose("d")])
         assert await store.live.after_last_commit(make.SESSION) == behind
         assert texts(await after(store, behind)) == ["c", "d"]
@@ -284,7 +284,7 @@ class LiveLaws(StoreLaws, LogLaws):
         store = self.open_store()
         old = await started(store, self.clock)
         self.clock.tick(make.TTL_MS / 1000 + 1)
-        new = await make.fence_of(store, self.clock, "b")
+        new = await make.fence_of(store, "b")
         start = await cursor_of(store)
         assert not await show(store, self.clock, old, [prose("stale")])
         await show(store, self.clock, new, [prose("fresh")])

@@ -52,7 +52,7 @@ class LiveQueueLaws(StoreLaws):
         )
         receipt = await store.enqueue_queued_work(draft)
         assert (await store.enqueue_queued_work(draft)).batch_id == receipt.batch_id
-        claim = await store.claim_ready_queued_work(await make.fence_of(store, self.clock), "idle", claim_token="t")
+        claim = await store.claim_ready_queued_work(await make.fence_of(store), "idle", claim_token="t")
         assert claim is not None
         await store.abandon_queued_work_claims([claim, claim])
         await store.cancel_queued_work_batch(S, receipt.batch_id)

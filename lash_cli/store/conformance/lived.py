@@ -147,13 +147,13 @@ async def park_for_good(store: RuntimePersistence, clock: MovableClock, session_
     """A session with a batch that failed as often as any may."""
     await make.create(store, clock, session_id)
     (batch_id,) = await make.put(store, make.wake(session_id=session_id))
-    fence = await make.fence_of(store, clock, session_id=session_id)
+    fence = await make.fence_of(store, session_id=session_id)
     parked: tuple[str, ...] = ()
     while not parked:
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="x")
         if claim is None:
             clock.tick(1)
-            await store.renew_lease(fence, ttl_ms=make.TTL_MS, now_ms=clock.now_ms())
+            await store.renew_lease(fence, ttl_ms=make.TTL_MS)
             continue
         parked = await store.fail_queued_work(fence, claim, "boom")
     assert parked == (batch_id,)

@@ -41,7 +41,7 @@ async def say(
     frame_id = initial_frame_id(session_id) if head is None else head.frames[-1].frame_id
     messages = [make.message(f"{session_id}-{prefix}{start + index}", text, role) for index, text in enumerate(texts)]
     nodes = chain(messages, parent_node_id=row.leaf_node_id, agent_frame_id=frame_id, at_ms=at_ms)
-    fence = await make.fence_of(store, clock, session_id=session_id)
+    fence = await make.fence_of(store, session_id=session_id)
     delta = Append(nodes, nodes[-1].node_id)
     await store.commit_runtime_state(make.commit(fence, delta, expected=row.head_revision, release=True))
     return [node.node_id for node in nodes]
@@ -127,7 +127,7 @@ class SearchLaws(StoreLaws):
             (ReasoningPart("secretly"), ProsePart("openly"), ToolResultPart("c", "t", "returned")),
         )
         nodes = chain([message], parent_node_id="s1-m0", agent_frame_id=initial_frame_id(S), at_ms=1)
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         await store.commit_runtime_state(make.commit(fence, Append(nodes, "m-parts"), expected=1))
         assert await found(store, "openly") == ["m-parts"]
         assert await found(store, "secretly") == await found(store, "returned") == []
@@ -192,7 +192,7 @@ class SearchLaws(StoreLaws):
     async def test_what_is_hidden_is_not_found_and_what_was_left_behind_says_so(self) -> None:
         store = self.open_store()
         await say(store, self.clock, "needle one", "needle two")
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         await store.commit_runtime_state(make.commit(fence, Unchanged("s1-m0"), expected=1, release=True))
         page = await search(store, "needle")
         assert [(hit.node_id, hit.is_on_path) for hit in page.found] == [("s1-m1", False), ("s1-m0", True)]
@@ -203,7 +203,7 @@ class SearchLaws(StoreLaws):
         replacing = chain(
             [make.message("fresh", "needle again")], parent_node_id=None, agent_frame_id=initial_frame_id(S), at_ms=2
         )
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         await store.commit_runtime_state(
             make.commit(fence, ReplaceFull(replacing, "fresh"), with_frames=make.frames(), release=True)
         )

@@ -176,7 +176,7 @@ async def _cancel_turn(store: RuntimePersistence, clock: MovableClock, lived: Li
 
 
 async def _let_go(store: RuntimePersistence, clock: MovableClock, lived: Lived) -> None:
-    await store.renew_lease(lived.fence, ttl_ms=2 * make.TTL_MS, now_ms=clock.now_ms())
+    await store.renew_lease(lived.fence, ttl_ms=2 * make.TTL_MS)
     assert await store.release_lease(lived.fence)
 
 
@@ -210,11 +210,11 @@ async def _journal(store: RuntimePersistence, clock: MovableClock, lived: Lived)
     done = await store.journal_prepare(journal_claim(clock, S, "done"))
     assert done.row is not None and done.row.outcome == S.encode()
     assert await store.journal_renew(key, "open", token, clock.now_ms() + 2 * make.TTL_MS)
-    assert await store.journal_finish(key, "open", token, outcome=b"2", error=None, now_ms=clock.now_ms())
+    assert await store.journal_finish(key, "open", token, outcome=b"2", error=None)
 
 
 async def _sweep_waits(store: RuntimePersistence, clock: MovableClock, lived: Lived) -> None:
-    assert await store.cancel_session_waits(S, clock.now_ms()) == 1
+    assert await store.cancel_session_waits(S) == 1
 
 
 async def _attach(store: RuntimePersistence, clock: MovableClock, lived: Lived) -> None:
@@ -304,7 +304,7 @@ class SeparationLaws(StoreLaws):
             with pytest.raises(NotFoundError):
                 await store.get_attachment(S, ref)
         with pytest.raises(SessionExecutionLeaseExpired):
-            await store.renew_lease(msgspec.structs.replace(lived.fence, session_id=S), ttl_ms=1, now_ms=1)
+            await store.renew_lease(msgspec.structs.replace(lived.fence, session_id=S), ttl_ms=1)
         stealing = make.commit(fence, Unchanged(None), claim=lived.inputs)
         with pytest.raises(TurnInputClaimSuperseded):
             await store.commit_runtime_state(stealing)

@@ -49,7 +49,7 @@ class SessionLaws(StoreLaws):
             store.session_row(S),
             store.load_session(S, ReadScope.FULL_GRAPH),
             store.open_lane(make.lane_request(self.clock)),
-            store.try_claim_lease(S, make.owner(), ttl_ms=1, now_ms=1, token="x"),
+            store.try_claim_lease(S, make.owner(), ttl_ms=1, token="x"),
             store.request_turn_cancel(S, "t1", make.evidence(), 1),
             store.commit_runtime_state(make.commit(fence, make.append(["m1"]))),
         ):
@@ -89,7 +89,7 @@ class SessionLaws(StoreLaws):
         store = self.open_store()
         for index in range(7):
             await store.create_session(SessionCreate(f"s{index}", make.CONFIG, index // 2))
-        await make.take(store, self.clock, session_id="s3")
+        await make.take(store, session_id="s3")
         lane = make.granted(await store.open_lane(make.lane_request(self.clock, session_id="s1")))
         assert lane.lease is not None
         await store.commit_runtime_state(

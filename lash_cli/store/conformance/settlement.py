@@ -107,13 +107,13 @@ class SettlementLaws(StoreLaws):
         store = await make.opened(self.open_store, self.clock)
         await make.enqueue(store, "i1")
         await make.put(store, make.wake())
-        old_fence = await make.fence_of(store, self.clock)
+        old_fence = await make.fence_of(store)
         old = (
             await store.claim_next_turn_inputs(old_fence, claim_token="old"),
             await store.claim_ready_queued_work(old_fence, "idle", claim_token="old"),
         )
         self.clock.tick(TTL_SECONDS)
-        fence = await make.fence_of(store, self.clock, "b")
+        fence = await make.fence_of(store, "b")
         new = (
             await store.claim_next_turn_inputs(fence, claim_token="new"),
             await store.claim_ready_queued_work(fence, "idle", claim_token="new"),
@@ -135,17 +135,17 @@ class SettlementLaws(StoreLaws):
     async def test_a_claim_nobody_superseded_may_be_settled_under_a_newer_fence(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await make.put(store, make.wake())
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         await store.release_lease(fence)
-        newer = await make.fence_of(store, self.clock, "b")
+        newer = await make.fence_of(store, "b")
         await store.commit_runtime_state(make.commit(newer, make.append(["m1"]), work=[claim]))
         assert await store.queued_work(S, pending_only=False) == ()
 
     async def test_a_settled_claim_cannot_be_settled_again(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await make.put(store, make.wake())
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), work=[claim]))
         before = await make.snapshot(store)
@@ -158,7 +158,7 @@ class SettlementLaws(StoreLaws):
     async def test_the_outbox_of_a_key_seen_before_answers_with_what_stands_there(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         (standing,) = await make.put(store, make.command("k"))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         result = await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), outbox=[make.command("k")]))
         assert result.enqueued_batches == (standing,)
         assert await make.pending_batch_ids(store) == [standing]
@@ -196,7 +196,7 @@ class SettlementLaws(StoreLaws):
     async def test_what_the_committing_generation_still_holds_does_not_wait(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await make.put(store, make.wake(1), make.command())
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         first = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         command = await store.claim_leading_session_command(fence, claim_token="ct")
         kept = await store.commit_runtime_state(make.commit(fence, make.append(["m1"]), work=[first]))

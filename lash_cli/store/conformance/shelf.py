@@ -19,7 +19,7 @@ class ShelfLaws(StoreLaws):
     async def test_names_and_labels_change_while_somebody_holds_the_lane(self) -> None:
         store = self.open_store()
         await store.create_session(SessionCreate(S, make.CONFIG, 1, name="old", labels={"a": "1", "b": "2"}))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         meta = await store.change_meta(S, name="new", labels={"a": "9", "b": None, "c": "3", "d": None}, now_ms=5)
         assert (meta.name, meta.labels) == ("new", {"a": "9", "c": "3"})
         row = await self.open_store().session_row(S)
@@ -52,7 +52,7 @@ class ShelfLaws(StoreLaws):
         store = self.open_store()
         for session_id in ("one", "two"):
             await make.create(store, self.clock, session_id)
-            fence = await make.fence_of(store, self.clock, session_id=session_id)
+            fence = await make.fence_of(store, session_id=session_id)
             for number, day in enumerate((0, 0, 3)):
                 spent = (make.usage(10 * (number + 1)), TokenLedgerEntry("child", "other", TokenUsage(1, 1, 4, 2)))
                 delta = make.append([f"{session_id}-{number}"], frame_id=make.frames(session_id)[0].frame_id)

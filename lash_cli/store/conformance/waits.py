@@ -118,8 +118,8 @@ class WaitLaws(StoreLaws):
         await store.register_wait(pending, None, now_ms)
         await store.register_wait(elsewhere, None, now_ms)
         await store.resolve_wait(buffered, ResolvedOk(1), now_ms)
-        assert await store.cancel_session_waits(SESSION, now_ms) == 1
-        assert await store.cancel_session_waits(SESSION, now_ms) == 0
+        assert await store.cancel_session_waits(SESSION) == 1
+        assert await store.cancel_session_waits(SESSION) == 0
         late = await self.open_store().resolve_wait(pending, ResolvedOk(2), now_ms)
         assert (late.kind, late.terminal) == ("already_resolved", ResolvedCancelled())
         assert await store.peek_wait(buffered) == ResolvedOk(1)
@@ -176,7 +176,7 @@ class WaitLaws(StoreLaws):
         keys = [await store.wait_key(SCOPE, wait) for wait in (TurnCancelGateWait(), TurnTerminalWait())]
         for key in keys:
             await store.register_wait(key, 1, self.clock.now_ms())
-        assert await store.cancel_session_waits(SESSION, self.clock.now_ms()) == 0
+        assert await store.cancel_session_waits(SESSION) == 0
         assert [await store.peek_wait(key) for key in keys] == [None, None]
 
     async def test_turn_control_of_an_unknown_session_is_unknown(self) -> None:

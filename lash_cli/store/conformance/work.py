@@ -115,7 +115,7 @@ class WorkLaws(StoreLaws):
         store = await make.opened(self.open_store, self.clock)
         first = await store.enqueue_queued_work(make.work("a", source_key="k"))
         if how == "completed":
-            fence = await make.fence_of(store, self.clock)
+            fence = await make.fence_of(store)
             await settle_work(store, fence, await store.claim_ready_queued_work(fence, "idle", claim_token="ct"))
         else:
             assert await store.cancel_queued_work_batch(S, first.batch_id) is not None
@@ -143,7 +143,7 @@ class WorkLaws(StoreLaws):
         store = await make.opened(self.open_store, self.clock)
         first = await store.enqueue_queued_work(make.wake(7))
         assert await store.enqueue_queued_work(make.wake(7)) == first
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         assert make.ids_of(claim) == [first.batch_id]
         await settle_work(store, fence, claim)
@@ -153,7 +153,7 @@ class WorkLaws(StoreLaws):
     async def test_a_settled_wake_refuses_its_own_and_lower_sequences_even_after_a_vacuum(self) -> None:
         store = await make.opened(self.open_store, self.clock, S, "s2")
         await make.put(store, make.wake(7))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         await settle_work(store, fence, await store.claim_ready_queued_work(fence, "idle", claim_token="ct"))
         await store.vacuum(S)
         for sequence, is_settled in ((6, True), (7, True), (8, False)):
@@ -175,7 +175,7 @@ class WorkLaws(StoreLaws):
     async def test_a_settled_wake_never_moves_the_mark_of_its_process_back(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         low, high = await make.put(store, make.wake(3), make.wake(9))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         for batch_id in (high, low):
             claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct", batch_ids=[batch_id])
             await settle_work(store, fence, claim)
@@ -185,7 +185,7 @@ class WorkLaws(StoreLaws):
         store = await make.opened(self.open_store, self.clock, S, "s2")
         held, free = await make.put(store, make.wake(1), make.wake(2))
         before = await store.queued_work_batch(S, free)
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claim = await store.claim_ready_queued_work(fence, "idle", claim_token="ct")
         assert make.ids_of(claim) == [held]
         assert await store.cancel_queued_work_batch(S, held) is None
@@ -202,7 +202,7 @@ class WorkLaws(StoreLaws):
         failing, behind = await make.put(store, make.command("bad"), make.wake())
         waits = []
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            fence = await make.fence_of(store, self.clock)
+            fence = await make.fence_of(store)
             claim = await store.claim_leading_session_command(fence, claim_token=f"ct{attempt}")
             assert claim is not None and make.ids_of(claim) == [failing]
             parked = await store.fail_queued_work(fence, claim, f"failure {attempt}")
@@ -237,7 +237,7 @@ class WorkLaws(StoreLaws):
     async def test_a_failure_of_a_claim_that_owns_nothing_changes_nothing(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         await make.put(store, make.command())
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claim = await store.claim_leading_session_command(fence, claim_token="ct")
         assert claim is not None
         stolen = msgspec.structs.replace(claim, claim_token="forged")
@@ -260,7 +260,7 @@ class WorkLaws(StoreLaws):
 
     async def _kill(self, store: RuntimePersistence) -> None:
         for _ in range(MAX_ATTEMPTS):
-            fence = await make.fence_of(store, self.clock)
+            fence = await make.fence_of(store)
             claim = await store.claim_leading_session_command(fence, claim_token="ct")
             assert claim is not None
             await store.fail_queued_work(fence, claim, "boom")

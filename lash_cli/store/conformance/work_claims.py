@@ -35,7 +35,7 @@ class WorkClaimLaws(StoreLaws):
     async def test_a_later_command_does_not_jump_earlier_turn_work(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         wake, command = await make.put(store, make.wake(), make.command())
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         assert await store.claim_leading_session_command(fence, claim_token="ct") is None
         assert await self._claim(store, fence, "idle") == [wake]
         assert make.ids_of(await store.claim_leading_session_command(fence, claim_token="ct")) == [command]
@@ -44,7 +44,7 @@ class WorkClaimLaws(StoreLaws):
     async def test_leading_commands_are_claimed_one_at_a_time(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         ids = await make.put(store, make.command("a"), make.command("b"))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         claims = [await store.claim_leading_session_command(fence, claim_token="ct") for _ in range(3)]
         assert [make.ids_of(claim) for claim in claims] == [[ids[0]], [ids[1]], []]
 
@@ -109,7 +109,7 @@ class WorkClaimLaws(StoreLaws):
         ids = await make.put(store, *drafts)
         (command,) = await make.put(store, make.command())
         ids += await make.put(store, make.work("k"))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         groups = []
         while group := await self._claim(store, fence, "idle"):
             groups.append("".join("abcdefghijk"[ids.index(batch_id)] for batch_id in group))
@@ -120,7 +120,7 @@ class WorkClaimLaws(StoreLaws):
     async def test_a_group_is_cut_at_the_limit(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         ids = await make.put(store, *(make.work(f"w{index}") for index in range(70)))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
 
         async def taken(limit: int) -> list[str]:
             return make.ids_of(await store.claim_ready_queued_work(fence, "idle", claim_token="ct", max_batches=limit))
@@ -137,7 +137,7 @@ class WorkClaimLaws(StoreLaws):
         later, first, second = await make.put(
             store, make.work("a", slot=EXCLUSIVE, available_at_ms=soon), make.wake(1), make.wake(2)
         )
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         assert await self._claim(store, fence, "idle") == [first]
         self.clock.tick(9.999)
         assert (await store.demand(S)).available_at_ms == soon
@@ -151,7 +151,7 @@ class WorkClaimLaws(StoreLaws):
         store = await make.opened(self.open_store, self.clock, S, "s2")
         (foreign,) = await make.put(store, make.work("b", session_id="s2"))
         (own,) = await make.put(store, make.work("a"))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         assert await self._named(store, fence, [foreign]) is None
         assert await self._claim(store, fence, "idle") == [own]
         assert await self._claim(store, fence, "idle") == []
@@ -160,7 +160,7 @@ class WorkClaimLaws(StoreLaws):
     async def test_named_batches_may_go_out_of_order_even_past_a_command(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         ids = await make.put(store, make.wake(), make.command(), make.work("a"), make.work("b"))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         assert await self._named(store, fence, [ids[3], ids[2]]) == [ids[3], ids[2]], "in the caller's order"
         assert await make.pending_batch_ids(store) == ids[:2]
 
@@ -179,7 +179,7 @@ class WorkClaimLaws(StoreLaws):
         (later,) = await make.put(store, make.work("e", available_at_ms=self.clock.now_ms() + 1))
         (settled,) = await make.put(store, make.work("f"))
         await store.cancel_queued_work_batch(S, settled)
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         mark = await store.change_mark()
         for refused in (
             [exclusive, other],
@@ -201,7 +201,7 @@ class WorkClaimLaws(StoreLaws):
     async def test_a_named_batch_is_claimed_once_its_time_has_come_and_waits_no_more(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         (batch,) = await make.put(store, make.work("a", available_at_ms=self.clock.now_ms() + 1))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         assert await self._named(store, fence, [batch]) is None
         self.clock.tick(0.001)
         assert await self._named(store, fence, [batch]) == [batch]
@@ -212,7 +212,7 @@ class WorkClaimLaws(StoreLaws):
     async def test_named_batches_keep_the_gate_of_the_boundary(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         (batch,) = await make.put(store, make.work("a", delivery=AFTER_COMMIT))
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         assert await self._named(store, fence, [batch], "active_turn_checkpoint") is None
         assert await self._named(store, fence, [batch], "idle") == [batch]
 
@@ -220,7 +220,7 @@ class WorkClaimLaws(StoreLaws):
         stores = [self.open_store() for _ in range(4)]
         await make.create(stores[0], self.clock)
         await make.put(stores[0], make.wake())
-        fence = await make.fence_of(stores[0], self.clock)
+        fence = await make.fence_of(stores[0])
         claims = await asyncio.gather(
             *(
                 store.claim_ready_queued_work(fence, "idle", claim_token=f"ct{index}")
@@ -232,12 +232,12 @@ class WorkClaimLaws(StoreLaws):
     async def test_a_generation_never_gets_its_own_batches_back(self) -> None:
         store = await make.opened(self.open_store, self.clock)
         work, command = await make.put(store, make.wake(), make.command())
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         assert await self._claim(store, fence, "idle") == [work]
         assert make.ids_of(await store.claim_leading_session_command(fence, claim_token="ct")) == [command]
         for _ in range(3):
             self.clock.tick(TTL_SECONDS - 1)
-            await store.renew_lease(fence, ttl_ms=make.TTL_MS, now_ms=0)
+            await store.renew_lease(fence, ttl_ms=make.TTL_MS)
             assert await self._claim(store, fence, "idle") == []
             assert await self._named(store, fence, [work]) is None
             assert await store.claim_leading_session_command(fence, claim_token="ct") is None
@@ -247,7 +247,7 @@ class WorkClaimLaws(StoreLaws):
     async def test_the_end_of_a_generation_frees_its_batches_at_once(self, how: str) -> None:
         store = await make.opened(self.open_store, self.clock)
         work, command = await make.put(store, make.wake(), make.command())
-        fence = await make.fence_of(store, self.clock)
+        fence = await make.fence_of(store)
         old = await store.claim_ready_queued_work(fence, "idle", claim_token="ct1")
         await store.claim_leading_session_command(fence, claim_token="ct1")
         successor = await end(store, self.clock, fence, how)

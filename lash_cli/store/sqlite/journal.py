@@ -257,7 +257,6 @@ class Journal:
         *,
         outcome: bytes | None,
         error: bytes | None,
-        now_ms: int,
         fence: LeaseFence | None = None,
     ) -> bool:
         """Record the result if the claim is still ours and unexpired; False otherwise.

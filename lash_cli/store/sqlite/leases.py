@@ -122,7 +122,7 @@ class Leases:
         self._db = db
 
     async def try_claim_lease(
-        self, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, now_ms: int, token: str
+        self, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, token: str
     ) -> SessionExecutionLease | LaneBusy:
         """See `base.LaneStore.try_claim_lease`."""
         return await self._take(session_id, owner, ttl_ms=ttl_ms, token=token, dead_fencing_token=None)
@@ -134,7 +134,6 @@ class Leases:
         *,
         observed_fencing_token: int,
         ttl_ms: int,
-        now_ms: int,
         token: str,
     ) -> SessionExecutionLease | LaneBusy:
         """See `base.LaneStore.reclaim_lease`."""
@@ -142,7 +141,7 @@ class Leases:
             session_id, owner, ttl_ms=ttl_ms, token=token, dead_fencing_token=observed_fencing_token
         )
 
-    async def renew_lease(self, fence: LeaseFence, *, ttl_ms: int, now_ms: int) -> SessionExecutionLease:
+    async def renew_lease(self, fence: LeaseFence, *, ttl_ms: int) -> SessionExecutionLease:
         """See `base.LaneStore.renew_lease`."""
 
         def job(connection: sqlite3.Connection) -> SessionExecutionLease:

@@ -342,10 +342,10 @@ class SqliteStore:
         return await self._opening.open_lane(request)
 
     async def try_claim_lease(
-        self, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, now_ms: int, token: str
+        self, session_id: str, owner: LeaseOwnerIdentity, *, ttl_ms: int, token: str
     ) -> SessionExecutionLease | LaneBusy:
         """See `base.LaneStore`."""
-        return await self._leases.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, now_ms=now_ms, token=token)
+        return await self._leases.try_claim_lease(session_id, owner, ttl_ms=ttl_ms, token=token)
 
     async def reclaim_lease(
         self,
@@ -354,17 +354,16 @@ class SqliteStore:
         *,
         observed_fencing_token: int,
         ttl_ms: int,
-        now_ms: int,
         token: str,
     ) -> SessionExecutionLease | LaneBusy:
         """See `base.LaneStore`."""
         return await self._leases.reclaim_lease(
-            session_id, owner, observed_fencing_token=observed_fencing_token, ttl_ms=ttl_ms, now_ms=now_ms, token=token
+            session_id, owner, observed_fencing_token=observed_fencing_token, ttl_ms=ttl_ms, token=token
         )
 
-    async def renew_lease(self, fence: LeaseFence, *, ttl_ms: int, now_ms: int) -> SessionExecutionLease:
+    async def renew_lease(self, fence: LeaseFence, *, ttl_ms: int) -> SessionExecutionLease:
         """See `base.LaneStore`."""
-        return await self._leases.renew_lease(fence, ttl_ms=ttl_ms, now_ms=now_ms)
+        return await self._leases.renew_lease(fence, ttl_ms=ttl_ms)
 
     async def release_lease(self, fence: LeaseFence) -> bool:
         """See `base.LaneStore`."""
@@ -553,12 +552,11 @@ class SqliteStore:
         *,
         outcome: bytes | None,
         error: bytes | None,
-        now_ms: int,
         fence: LeaseFence | None = None,
     ) -> bool:
         """See `base.JournalStore`."""
         return await self._journal.journal_finish(
-            scope_key, replay_key, token, outcome=outcome, error=error, now_ms=now_ms, fence=fence
+            scope_key, replay_key, token, outcome=outcome, error=error, fence=fence
         )
 
     def journal_record_later(self, recording: Callable[[], JournalRecording]) -> asyncio.Future[bool]:
@@ -593,9 +591,9 @@ class SqliteStore:
         """See `waits.Waits.wait_deadline`."""
         return await self._waits.wait_deadline(key)
 
-    async def cancel_session_waits(self, session_id: str, now_ms: int) -> int:
+    async def cancel_session_waits(self, session_id: str) -> int:
         """See `base.WaitStore`."""
-        return await self._waits.cancel_session_waits(session_id, now_ms)
+        return await self._waits.cancel_session_waits(session_id)
 
     async def revoke_session_waits(self, session_id: str, now_ms: int) -> None:
         """See `waits.Waits.revoke_session_waits`."""

@@ -317,7 +317,7 @@ class Waits:
 
         return self._database.read(load)
 
-    async def cancel_session_waits(self, session_id: str, now_ms: int) -> int:
+    async def cancel_session_waits(self, session_id: str) -> int:
         """Resolve every pending wait of a session as cancelled, except turn control; how many there were."""
 
         def cancel(connection: sqlite3.Connection) -> int:
