@@ -107,7 +107,11 @@ class LashSession(QueueVerbs):
     def _check_open(self) -> None:
         if self._is_closed or self._shared.is_gone:
             session_id = self._shared.state.session_id
-            raise SessionClosed(f"this handle of session {session_id} is closed", details={"session": session_id})
+            raise SessionClosed(
+                f"this handle of session {session_id} is closed",
+                hint="open the session again with: LashCore.open_session",
+                details={"session": session_id},
+            )
 
     @property
     def session_id(self) -> str:

@@ -510,6 +510,17 @@ async def test_a_handle_of_a_session_that_was_deleted_can_be_closed(make_core, o
         session.read_view()
 
 
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_who_uses_a_closed_handle_is_told_of_a_new_one_and_of_no_command(make_core, is_stored: bool) -> None:
+    caller = ScriptedCaller([text("said")])
+    core = make_core(caller) if is_stored else LashCore(provider=caller, model=ModelSpec("m"))
+    session = await core.open_session(S)
+    await session.close()
+    with pytest.raises(SessionClosed) as refused:
+        await session.turn("go").run()
+    assert refused.value.hint == "open the session again with: LashCore.open_session"
+
+
 async def test_a_parked_session_is_resumed_in_the_store_it_was_parked_in_and_in_no_other(make_core, tmp_path) -> None:
     core = make_core(ScriptedCaller([text("one")]))
     session = await core.open_session(S)
