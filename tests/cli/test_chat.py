@@ -149,7 +149,7 @@ def test_an_empty_name_begins_no_new_session(home: Path, lash) -> None:
     prepare(home, ("open", "s", "--name", "fjord"))
     with contextlib.closing(Terminal(home, "chat", "")) as one:
         one.wait_for("no session ''")
-        assert one.process.wait(10) == 3
+        assert one.ended() == 3
     assert lash("ls", "-o", "name").out == "s\n"
 
 
@@ -370,7 +370,7 @@ def test_a_killed_chat_gives_draft_queue_and_turn_to_the_next_one(chat, home, ga
     one.wait_for("◇ queued for next turn · 1")
     one.press("not sent yet")
     one.wait_for("not sent yet")
-    one.wait_until(lambda: b"not sent yet" in drafts(home))
+    one.wait_until(lambda: one.has_saved("not sent yet"))
     one.process.kill()
     one.process.wait()
     gate.touch()
@@ -383,10 +383,6 @@ def test_a_killed_chat_gives_draft_queue_and_turn_to_the_next_one(chat, home, ga
     two.wait_for("You said: for the next turn")
     two.wait_for("│ idle")
     assert [text.split("\n")[-1] for text in two.users()] == ["!text all is well", "for the next turn"]
-
-
-def drafts(home: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in home.glob("chat.db*"))
 
 
 @pytest.mark.parametrize("way", ["signal", "closed terminal"])

@@ -221,8 +221,12 @@ def test_the_editor_gets_the_draft_and_one_that_fails_leaves_it(chat, tmp_path: 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, -2), (signal.SIGQUIT, -3)])
 def test_what_ends_a_program_at_the_terminal_does_not_end_the_chat(chat, tmp_path: Path, number, status) -> None:
     one = chat()
-    begun = tmp_path / "begun"
-    one.press(f"!touch {begun}; exec sleep 600\r")
+    begun, program = tmp_path / "begun", tmp_path / "program.py"
+    # It says itself that it is there: a shell that has begun may not have it yet, and not every shell ends by a signal.
+    program.write_text(
+        f"import signal, time\nsignal.signal({number:d}, signal.SIG_DFL)\nopen({str(begun)!r}, 'w')\ntime.sleep(600)\n"
+    )
+    one.press(f"!exec {sys.executable} {program}\r")
     one.wait_until(begun.exists)
     os.killpg(one.process.pid, number)  # as the terminal does for Ctrl-C and for Ctrl-\
     one.wait_for(f"ended with status {status}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -35,16 +33,10 @@ def test_a_terminal_without_redraw_gets_words_and_no_escape(chat, gate, args, en
     assert one.users()[1:] == ["also this", "then that"]
 
 
-def is_saved(home: Path, words: bytes) -> bool:
-    """Whether a draft with `words` is on disk."""
-    with contextlib.closing(sqlite3.connect(f"file:{home / 'chat.db'}?mode=ro", uri=True)) as database:
-        return any(words in draft for (draft,) in database.execute("SELECT draft FROM drafts"))
-
-
 def test_what_was_put_aside_comes_back_without_redraw_too(chat, home: Path) -> None:
     one = chat("--plain", prompt="status: idle")
     one.press("half a thought\\\nand more\\\n")
-    one.wait_until(lambda: is_saved(home, b"and more"))
+    one.wait_until(lambda: one.has_saved("and more"))
     one.process.send_signal(signal.SIGINT)
     one.wait_for("put aside: half a thought")
     one.press("/back\n")
@@ -58,22 +50,23 @@ def test_what_was_put_aside_comes_back_without_redraw_too(chat, home: Path) -> N
 def test_a_draft_that_stands_beside_the_line_outlives_what_is_typed_after_it(chat, home: Path) -> None:
     one = chat("--plain", prompt="status: idle")
     one.press("old thought\\\n")
-    one.wait_until(lambda: is_saved(home, b"old thought"))
+    one.wait_until(lambda: one.has_saved("old thought"))
     one.process.kill()
+    one.process.wait()
     two = chat("--plain", prompt="draft: old thought")
     two.press("hello\n")
     two.wait_for("assistant: You said: hello")
-    assert is_saved(home, b"old thought")
+    assert two.has_saved("old thought")
     two.press("new thought\\\n")
-    two.wait_until(lambda: is_saved(home, b"new thought"))
+    two.wait_until(lambda: two.has_saved("new thought"))
     two.process.send_signal(signal.SIGINT)
     two.wait_for("put aside: old thought new thought")
     # Ctrl-D in a line hands on what stands in it, and behind that it leaves.
     two.press("half a line\x04")
-    two.wait_until(lambda: is_saved(home, b"half a line"))
+    two.wait_until(lambda: two.has_saved("half a line"))
     two.press("\x04")
     assert two.ended() == 0
-    assert is_saved(home, b"old thought\\nnew thought") and is_saved(home, b"half a line")
+    assert two.has_saved("old thought\\nnew thought") and two.has_saved("half a line")
 
 
 def test_what_is_asked_about_is_a_text_of_its_own_and_lost_by_nothing(chat, home: Path, gate: Path) -> None:
@@ -85,8 +78,8 @@ def test_what_is_asked_about_is_a_text_of_its_own_and_lost_by_nothing(chat, home
     one.wait_for(lambda text: text.count("question: fjord is busy") == 2)
     one.press("/q\n")
     one.wait_for("queued: 0 for this turn, 1 for the next")
-    one.wait_until(lambda: not is_saved(home, b"another"))
-    assert is_saved(home, b"one thing")
+    one.wait_until(lambda: not one.has_saved("another"))
+    assert one.has_saved("one thing")
     one.press("\x04")
     assert one.ended() == 0
     gate.touch()

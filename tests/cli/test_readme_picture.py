@@ -57,7 +57,8 @@ def test_the_picture_of_the_readme_is_what_a_terminal_shows(lash, home: Path, mo
         with spawn_lash(["turn", "notes", "Write the release notes"], home=home, env=provider) as turn:
             terminal.wait_for("paths keep▌")
             assert lash("enqueue", "notes", "Then open the pull request").code == 0
-            terminal.wait_for("◇ 1  in_")
+            # That it waits may be seen before it is told; the picture is whole with its last line.
+            terminal.wait_for(lambda text: all(part in text for part in ("enqueued in_", "◇ 1  in_", "retries 0")))
             shown = "\n".join(line for line in terminal.lines if line) + "\n"
             assert lash("cancel", "notes").code == 0
             turn.communicate(timeout=PATIENCE_S)

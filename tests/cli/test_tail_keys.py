@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import spawn_lash
+from support.frozen import wait_until_frozen
 from support.terminal import PATIENCE_S, Terminal
 
 OSC52 = b"\x1b]52;c;"
@@ -129,7 +130,7 @@ def test_c_copies_the_command_that_cancels_this_turn_and_changes_nothing(
     terminal = at_terminal("tail", "s", columns=140, **env)
     terminal.wait_for("turn t_8")
     terminal.press("c")
-    terminal.wait_for("lash cancel s --turn t_8")
+    terminal.wait_for(lambda text: "lash cancel s --turn t_8" in text and "retries 0" in text)  # to its last line
     copied = terminal.written.partition(OSC52)[2].partition(b"\x07")[0]
     assert b64decode(copied).decode() == ("" if env else "lash cancel s --turn t_8")
     assert ("copied" in terminal.text) == (not env)
@@ -159,6 +160,8 @@ def test_ctrl_z_gives_the_terminal_back_while_suspended_and_the_view_goes_on_aft
     terminal.wait_until(lambda: not terminal.is_cooked)
     terminal.process.send_signal(signal.SIGTSTP)
     terminal.wait_until(lambda: terminal.is_cooked)
+    # Told to go on before it stands still, it would stand still for good.
+    wait_until_frozen(terminal.process)
     lash("turn", "s", "!text while suspended")
     terminal.process.send_signal(signal.SIGCONT)
     terminal.wait_until(lambda: not terminal.is_cooked)

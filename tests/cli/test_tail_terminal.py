@@ -49,6 +49,11 @@ def picture(lines: list[str]) -> list[str]:
     return [line for line in lines[rules[-1] - 1 :] if line] if rules else []
 
 
+def is_whole(text: str) -> bool:
+    """Whether the picture is drawn to its last line; of a new one that arrives in pieces this is the last."""
+    return "\nusage " in text and "children" in text.rpartition("\nusage ")[2]
+
+
 def test_the_live_view_tells_of_a_rewind(lash, home: Path, at_terminal) -> None:
     prepare(home, ("open", "s", "--name", "fjord"), ("turn", "s", "!text one", "-q"))
     terminal = at_terminal("tail", "s")
@@ -72,12 +77,12 @@ def test_the_live_view_shows_who_works_what_happens_and_what_waits(
     assert any("user" in row and "!tool glob" in row for row in rows)
     assert len(picture(terminal.lines)) <= 10
     lash("enqueue", "s", "then write the changelog")
-    terminal.wait_for("◇ 1  in_")
+    terminal.wait_for(lambda text: "◇ 1  in_" in text and is_whole(text))
     assert '"then write the changelog"' in terminal.text
     (tmp_path / "gate").touch()
     terminal.wait_for("loopback  queued")
     # The words may be seen as a preview first; once they are settled there is a picture, empty of their turn.
-    terminal.wait_for(lambda text: bool(shown := picture(text.splitlines())) and "glob" not in "".join(shown))
+    terminal.wait_for(lambda text: is_whole(text) and "glob" not in "".join(picture(text.splitlines())))
     assert terminal.everything.count("assistant all is well") == 1
     assert terminal.interrupt() == 130
     assert "all is well" in terminal.everything and "usage" not in terminal.text and "fjord  s" not in terminal.text
@@ -140,7 +145,7 @@ def test_forty_columns_are_enough(home: Path, at_terminal, gated) -> None:
     terminal.wait_for("idle")
     turn = gated()
     terminal.wait_for(f"pid {turn.pid}")
-    terminal.wait_for("glob")
+    terminal.wait_for(lambda text: "glob" in text and is_whole(text))
     assert terminal.text.count("fjord") == 1 and terminal.text.count("queue ") == 1
     assert max(map(len, terminal.lines)) < 40
 

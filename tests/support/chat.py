@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,11 @@ class Chat(Terminal):
             for message in messages
             if (message["text"] or "").strip()
         ]
+
+    def has_saved(self, words: str) -> bool:
+        """Whether a draft with `words` is on disk as the next chat finds it; a line feed is written `\\n` there."""
+        with closing(sqlite3.connect(f"file:{self.home / 'chat.db'}?mode=ro", uri=True)) as database:
+            return any(words.encode() in draft for (draft,) in database.execute("SELECT draft FROM drafts"))
 
     def users(self) -> list[str]:
         return [text for _, role, text in self.said() if role == "user"]
