@@ -77,7 +77,8 @@ class LashError(Exception):
     `message` is for people and may change; `code` is the contract. `details`
     must be JSON-able and must never hold a key or a prompt. SESSION in a
     default hint becomes the id that `details["session"]` tells, so that the
-    command it names can be typed as it stands.
+    command it names can be typed as it stands; where none is told, the
+    `sessionless_hint` is given instead, if there is one.
     """
 
     default_code: ClassVar[str] = "internal"
@@ -86,6 +87,7 @@ class LashError(Exception):
     ambiguous: bool = False
     terminal: bool = False
     default_hint: ClassVar[str | None] = None
+    sessionless_hint: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -108,14 +110,17 @@ class LashError(Exception):
         return _again, (type(self), self.args), vars(self)
 
     def _default_hint(self) -> str | None:
-        session = self.details.get("session")
-        if self.default_hint is None or not isinstance(session, str):
+        if self.default_hint is None or "SESSION" not in self.default_hint:
             return self.default_hint
+        session = self.details.get("session")
+        if not isinstance(session, str):
+            return self.sessionless_hint or self.default_hint
         return self.default_hint.replace("SESSION", session)
 
     def happened_in(self, session_id: str) -> None:
         """Fill in the session that its own hint leaves open, for whoever knows which one it is."""
-        if self.hint is not None and self.hint == self.default_hint and "SESSION" in self.hint:
+        leaves_open = self.default_hint is not None and "SESSION" in self.default_hint and "session" not in self.details
+        if leaves_open and self.hint == self._default_hint():
             self.details = {**self.details, "session": session_id}
             self.hint = self._default_hint()
 
@@ -323,6 +328,7 @@ class StoreError(LashError):
     default_code = "store_commit_failed"
     ambiguous = True
     default_hint = "look before retrying: lash show SESSION"
+    sessionless_hint = "look before retrying: lash ls"
 
 
 class StoreUnusable(StoreError):

@@ -72,9 +72,9 @@ def test_a_full_disk_is_told_and_what_was_begun_can_be_finished(seeded: Path, tm
             assert (done.code, error["code"], error["ambiguous"]) == (1, "store_commit_failed", True)
             assert error["retryable"] is False
             reached.append(finish(home))
-            # Where not even the session could be looked up, the hint leaves open which one it is.
-            named = "demo" if reached[-1] != "not begun" or "session" in error["details"] else "SESSION"
-            assert error["hint"] == f"look before retrying: lash show {named}"
+            # Where not even the session could be looked up, nobody knows which one it is.
+            is_known = reached[-1] != "not begun" or "session" in error["details"]
+            assert error["hint"] == f"look before retrying: lash {'show demo' if is_known else 'ls'}"
         items = document(home, "log", "demo")["items"]
         assert [item["text"] for item in items if item["role"] == "user"] == ["!text first", PROMPT]
         assert [item["text"] for item in items if item["role"] == "assistant"] == ["first", ANSWER]

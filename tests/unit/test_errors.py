@@ -97,6 +97,7 @@ def test_no_error_is_both_worth_a_repetition_and_past_all_hope() -> None:
 
 def test_whoever_knows_the_session_fills_it_into_the_hint_of_an_error_and_nothing_else() -> None:
     error = StoreError("disk I/O error")
+    assert error.hint == "look before retrying: lash ls"
     error.happened_in("s1")
     assert (error.hint, error.details) == ("look before retrying: lash show s1", {"session": "s1"})
     error.happened_in("s2")
