@@ -39,6 +39,7 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[Any]) -> 
     """Until it happened. Fails when the process, which is to make it happen, ends first or takes too long."""
     deadline = time.monotonic() + PATIENCE_S
     while not happened():
-        assert process.poll() is None, process.communicate()
+        # It may have made it happen, and ended, between the two questions.
+        assert process.poll() is None or happened(), process.communicate()
         assert time.monotonic() < deadline, "nothing happened"
         time.sleep(0.01)

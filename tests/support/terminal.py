@@ -73,10 +73,12 @@ class Terminal:
         os.write(self._master, keys.encode())
 
     def _feed(self) -> bool:
-        """Show what arrives within a moment; False when nothing came and the command has ended.
+        """Show what arrives within a moment; False when nothing came and the command had ended before.
 
         A picture is written in one piece and arrives in several; what follows at once belongs to it.
         """
+        # Asked afterwards, it may have said its last words between the two questions.
+        has_ended = self.process.poll() is not None
         data = b""
         while select.select([self._master], [], [], QUIET_S if data else 0.05)[0]:
             piece = os.read(self._master, 65_536)
@@ -85,7 +87,7 @@ class Terminal:
                 break
         else:
             if not data:
-                return self.process.poll() is None
+                return not has_ended
         self.written += data
         self._stream.feed(data)
         return True
