@@ -150,9 +150,9 @@ def has_database() -> bool:
 
 def no_session_yet(reference: str | None) -> LashError:
     """The error of a verb that needs the session `reference` names, where there is no database."""
-    if reference is None and not current().environment.get("LASH_SESSION"):
+    named = reference if reference is not None else current().environment.get("LASH_SESSION") or None
+    if named is None:
         return UsageError("a SESSION is needed", hint="make one with: lash open")
-    named = reference or current().environment["LASH_SESSION"]
     # Under the name it was asked for, so that the same command finds it then.
     made = f"lash open {named}" if is_session_id(named) else "lash open"
     return NotFoundError(

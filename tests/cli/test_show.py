@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.error_world import told
 
 
 @pytest.fixture
@@ -91,3 +92,14 @@ def test_an_ambiguous_prefix_names_the_candidates(lash) -> None:
     done = lash("show", "proj", "-o", "json")
     assert (done.code, done.error["code"]) == (2, "session_ambiguous")
     assert {candidate["id"] for candidate in done.error["details"]["candidates"]} == {"project-a", "project-b"}
+
+
+@pytest.mark.parametrize("named", [{}, {"LASH_SESSION": "other"}], ids=["alone", "beside LASH_SESSION"])
+@pytest.mark.parametrize("verb", [("show",), ("log",), ("turn", "hi"), ("queue", "ls")], ids=" ".join)
+def test_an_empty_reference_names_no_session_where_there_is_no_database_either(
+    lash, home, verb: tuple[str, ...], named: dict[str, str]
+) -> None:
+    place = 2 if verb[0] == "queue" else 1
+    done = lash(*verb[:place], "", *verb[place:], "-o", "json", env=named)
+    assert told(done, 3, "session_not_found")["message"] == "no session ''"
+    assert not home.exists()
