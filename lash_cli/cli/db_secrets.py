@@ -104,6 +104,7 @@ def _scrub(place: Path, *, is_trial: bool, with_copy: bool) -> tuple[Path | None
 
     copy: Path | None = None
     record: str | None = None
+    may_be_changed = False
     with sole_connection(place) as connection:
         refuse_held(connection, SystemClock().now_ms())
         if with_copy and not is_trial:
@@ -115,7 +116,13 @@ def _scrub(place: Path, *, is_trial: bool, with_copy: bool) -> tuple[Path | None
             if not is_trial and done.taken:
                 _refuse_broken(connection)
                 record = _write_record(place, copy, done.taken)
+                may_be_changed = True
                 connection.commit()
+        except BaseException:
+            if copy is not None and not may_be_changed:
+                # Nobody is told of a copy of what is as it was, and it would keep the secrets that the next run takes.
+                copy.unlink()
+            raise
         finally:
             if connection.in_transaction:
                 connection.rollback()

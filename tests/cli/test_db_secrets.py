@@ -118,6 +118,19 @@ def test_what_is_scrubbed_is_gone_from_the_file_and_recorded(lash, home):
     assert (again["scrubbed"], again["backup"]) == ([], None)
 
 
+def test_a_scrub_that_failed_leaves_no_copy_of_the_secrets_that_nobody_is_told_of(lash, home):
+    assert lash("open", "s1").code == 0
+    assert lash("turn", "s1", f"!text my key is {KEY}").code == 0
+    (home / "scrubs.jsonl").mkdir()
+    failed = lash("db", "scrub", "--yes", "-o", "json")
+    assert (failed.code, failed.out, failed.error["code"]) == (5, "", "permissions_unsafe")
+    assert list((home / "backups").iterdir()) == []
+    (home / "scrubs.jsonl").rmdir()
+    done = lash("db", "scrub", "--yes", "-o", "json").json
+    assert [str(path) for path in (home / "backups").iterdir()] == [done["backup"]]
+    assert KEY.encode() not in everything(home)
+
+
 def test_what_waits_and_what_is_named_by_its_hash_is_left_and_told(lash, home, tmp_path):
     lash("open", "s")
     attached = tmp_path / "notes.txt"
