@@ -393,6 +393,8 @@ def _edit_configuration(lash: Printed) -> None:
 
 DOCUMENTS = [name for name, kind in KINDS.items() if kind.family in ("document", "list", "notice")]
 LINES = [name for name, kind in KINDS.items() if kind.family == "event"]
+# The first of them runs well over a hundred commands for all.
+pytestmark = pytest.mark.timeout(600)
 
 
 # Few tests: every process of a parallel run that is given one of them makes the home anew.

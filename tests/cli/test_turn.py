@@ -408,15 +408,18 @@ def test_a_file_without_a_name_is_refused_before_anything_is_sent(lash, home: Pa
     assert lash("show", "s", "-o", "json").json["turns"] == 0
 
 
-def test_a_reader_that_leaves_gets_141_and_the_turn_is_committed(lash, home: Path) -> None:
+def test_a_reader_that_leaves_gets_141_and_the_turn_is_committed(lash, home: Path, tmp_path: Path) -> None:
     prepare(home, OPEN)
     for form in (("-o", "jsonl"), ()):
+        # It says something only when nobody reads any more: what is said before might all fit into the pipe.
+        gate = tmp_path / f"gate-{len(form)}"
         read, write = os.pipe()
-        process = spawn_lash(["turn", "s", "!stream 200\n!text " + "word " * 400, *form], home=home, stdout=write)
+        process = spawn_lash(["turn", "s", f"!wait-file {gate}\n!text hello", *form], home=home, stdout=write)
         os.close(write)
         if form:
             os.read(read, 1)
         os.close(read)
+        gate.touch()
         _, err = process.communicate(timeout=60)
         assert process.returncode == 141, err
         assert b"Traceback" not in err and b"BrokenPipe" not in err

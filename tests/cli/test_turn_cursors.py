@@ -101,8 +101,9 @@ def test_a_replayed_turn_ends_with_no_cursor_of_another_one(lash) -> None:
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_head_takes_its_lines_and_the_turn_is_committed(lash, home: Path, count: str) -> None:
     lash("open", "s")
-    script = f'"$@" 2>err | head -{count}; echo "${{PIPESTATUS[0]}}"'
-    command = ["bash", "-c", script, "-", *COMMAND, "turn", "s", "!stream 50\n!text " + "word " * 400, "-o", "jsonl"]
+    # The turn says something only when head is gone: what is said before might all fit into the pipe.
+    script = f'"$@" 2>err | {{ head -{count}; exec <&-; touch gone; }}; echo "${{PIPESTATUS[0]}}"'
+    command = ["bash", "-c", script, "-", *COMMAND, "turn", "s", "!wait-file gone\n!text hello", "-o", "jsonl"]
     done = subprocess.run(command, env=environment(home), cwd=home.parent, capture_output=True, text=True, timeout=60)
     *shown, status = done.stdout.splitlines()
     assert (len(shown), status) == (int(count), "141")
