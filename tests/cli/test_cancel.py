@@ -21,6 +21,8 @@ from lash_cli.store.base import LaneBusy, RuntimePersistence
 from lash_cli.system import SystemIds, this_process
 
 CRASHING = Path(__file__).parent.parent / "support" / "crashing.py"
+# Who stands still renews no lease, and what is done meanwhile may take long.
+UNHURRIED = ("-c", "lease.ttl_ms=600000")
 
 
 def started(home: Path, prompt: str, *options: str) -> subprocess.Popen[bytes]:
@@ -70,7 +72,7 @@ def test_a_turn_whose_process_died_ends_as_cancelled_for_whoever_waits(lash, hom
 
 def test_a_turn_whose_process_dies_during_the_wait_ends_as_cancelled_too(lash, home: Path) -> None:
     prepare(home, OPEN)
-    running = started(home, "!sleep 60", "--turn-id", "t_1")
+    running = started(home, "!sleep 60", "--turn-id", "t_1", *UNHURRIED)
     freeze(running, home / "lash.db")
     waiting = spawn_lash(["cancel", "s", "--wait", "-o", "json"], home=home)
     # Long enough for it to have begun to wait; were it not, the test would prove less and not fail.
@@ -147,7 +149,7 @@ def test_an_ended_turn_is_a_conflict_and_an_unknown_one_not_found(lash, home) ->
 
 def test_waiting_for_a_process_that_is_alive_but_stopped_has_a_limit(lash, home: Path) -> None:
     prepare(home, OPEN)
-    running = started(home, "!sleep 60")
+    running = started(home, "!sleep 60", *UNHURRIED)
     freeze(running, home / "lash.db")
     done = lash("cancel", "s", "--wait=200ms", "-o", "json")
     assert (done.code, done.out, done.error["code"]) == (124, "", "wait_timeout")

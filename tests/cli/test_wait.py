@@ -111,7 +111,8 @@ def test_a_session_that_is_deleted_meanwhile_ends_the_wait(world: QueuedHome) ->
 def test_a_reader_that_goes_away_ends_the_wait_for_a_turn_that_does_not_end(
     world: QueuedHome, tmp_path: Path, verb: str
 ) -> None:
-    _, turn = gated(world, tmp_path)
+    # Who stands still renews no lease, and what is done meanwhile may take long.
+    _, turn = gated(world, tmp_path, "-c", "lease.ttl_ms=600000")
     freeze(turn, world.home / "lash.db")
     waiting = world.spawn(verb, "s", "--wait", stderr=subprocess.DEVNULL)
     assert waiting.stdout is not None
