@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.cli import environment
 from support.prepared import prepare
-from support.watching import PIECES, StreamingCaller
+from support.watching import ONE_IN, PIECES, StreamingCaller
 
 from lash_cli.api import LashCore, ModelSpec, ObservedEvent, ObservedGap, SessionCursor, SqliteStore
 from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, TurnStarted
@@ -240,7 +240,7 @@ async def test_a_tail_killed_forty_times_neither_skips_nor_repeats(
             await watching
     assert lines.pop() == "closed"
     lines.remove("last")
-    assert len(lines) > ROUNDS and lines == unbroken[: len(lines)]
+    assert len(lines) >= ROUNDS // ONE_IN and lines == unbroken[: len(lines)]
     shutil.rmtree(place, ignore_errors=True)
 
 

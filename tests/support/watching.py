@@ -40,7 +40,8 @@ from lash_cli.system import SystemClock, SystemIds
 
 PIECES = tuple(f"piece {number} " for number in range(8))
 LONGEST_LIFE_S = 0.12
-LIVES_IN_VAIN = 10
+# One in so many tails lives until it has shown something, however long the machine takes for that.
+ONE_IN = 4
 
 
 class StreamingCaller:
@@ -144,8 +145,11 @@ async def tail(database: str, session_id: str, cursor: str) -> None:
     os.write(1, b"closed\n")
 
 
-def one_life(database: str, session_id: str, cursor: str, life_s: float | None) -> list[str]:
-    """The whole lines of one tail that is killed after `life_s` seconds, None to let it end."""
+def one_life(
+    database: str, session_id: str, cursor: str, life_s: float | None, *, after_first: bool = False
+) -> list[str]:
+    """The whole lines of one tail that is killed after `life_s` seconds, of its life or of what it shows; None to let
+    it end."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -156,7 +160,7 @@ def one_life(database: str, session_id: str, cursor: str, life_s: float | None) 
         os._exit(0)
     os.close(writing)
     received = bytearray()
-    deadline = None if life_s is None else time.monotonic() + life_s
+    deadline = None if life_s is None or after_first else time.monotonic() + life_s
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not select.select([reading], [], [], left)[0]:
@@ -165,6 +169,8 @@ def one_life(database: str, session_id: str, cursor: str, life_s: float | None) 
         if not chunk:
             break
         received += chunk
+        if deadline is None and life_s is not None:
+            deadline = time.monotonic() + life_s
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     while chunk := os.read(reading, 65_536):
@@ -176,17 +182,11 @@ def one_life(database: str, session_id: str, cursor: str, life_s: float | None) 
 def tails(database: str, session_id: str, rounds: int, seed: int) -> None:
     moments = random.Random(seed)
     cursor = f"lashsc2:{'0' * 16}:0:0:{session_id}"
-    longest_s, in_vain = LONGEST_LIFE_S, 0
     for number in range(rounds + 1):
         if number == rounds:
             print("last", flush=True)
-        life_s = None if number == rounds else moments.random() * longest_s
-        lines = one_life(database, session_id, cursor, life_s)
-        in_vain = 0 if lines else in_vain + 1
-        if in_vain == LIVES_IN_VAIN:
-            # The machine is busy: a tail needs longer than that before it sees anything.
-            longest_s, in_vain = 2 * longest_s, 0
-        for line in lines:
+        life_s = None if number == rounds else moments.random() * LONGEST_LIFE_S
+        for line in one_life(database, session_id, cursor, life_s, after_first=number % ONE_IN == 0):
             print(line, flush=True)
             if line != "closed":
                 cursor = line.partition(" ")[0]
