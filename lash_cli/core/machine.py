@@ -142,6 +142,7 @@ class TurnMachine:
 
         It goes on as that one would have: the awaited effect that was handed
         out is handed out again, under the same id and before anything else.
+        `earlier_ids` is no part of a checkpoint and is given again.
         Raises `ValueError` for a checkpoint that no turn can have left.
         """
         from lash_cli.core.machine_checkpoint import awaited_of  # no turn of lash itself is ever frozen

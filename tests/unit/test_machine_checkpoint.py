@@ -67,6 +67,15 @@ def test_a_turn_that_is_moved_at_any_step_ends_as_one_that_is_not(
     assert play(fresh(*limits), script, moving_at(lambda at: True, driver)) == whole
 
 
+def test_a_call_of_a_moved_turn_gets_no_id_that_an_earlier_turn_gave() -> None:
+    turn = machine()
+    run_to(turn, LlmCallEffect)
+    moved = TurnMachine.restore(turn.checkpoint(), StandardProtocol(), lambda: frozenset({"c1"}))
+    asked = run_to(moved, ToolCallsEffect, [answer("look", call("c1"), call("c2"))])
+    first, second = (made.tool_call_id for made in asked.calls)
+    assert first != "c1" and second == "c2"
+
+
 def test_what_is_awaited_is_handed_out_again_before_anything_else() -> None:
     turn = machine()
     asked = run_to(turn, ToolCallsEffect, [answer("look", call("c1"), call("c2"))])
