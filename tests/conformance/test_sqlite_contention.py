@@ -29,6 +29,7 @@ from lash_cli.store.base import ReadScope
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.queueing import CheckpointClaims
+from lash_cli.store.sqlite import log as log_module
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
@@ -211,8 +212,10 @@ async def test_each_revision_raced_by_two_processes_is_won_by_exactly_one(databa
 
 @pytest.mark.parametrize(("at_once", "size"), [(1, MIB // 4), (8, MIB // 4), (64, 32 * 1024)])
 async def test_the_log_stays_bounded_under_a_burst_of_writes_and_nothing_is_lost(
-    database_path: Path, clock: ManualClock, at_once: int, size: int
+    database_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch, at_once: int, size: int
 ) -> None:
+    # However long the disk takes to copy it back.
+    monkeypatch.setattr(log_module, "_CATCH_UP_SECONDS", 120.0)
     database = Database.open(database_path, clock=clock, synchronous="normal")
     log = Path(f"{database_path}-wal")
     largest = 0

@@ -306,7 +306,9 @@ async def test_one_of_those_taken_along_that_raises_is_undone_alone(database_pat
     await database.aclose()
 
 
-def test_what_another_loop_put_off_is_not_touched(database_path: Path, clock: ManualClock) -> None:
+def test_what_another_loop_put_off_is_not_touched(
+    database_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database = Database.open(database_path, clock=clock, synchronous="normal")
     asyncio.run(database.write(lambda connection: None, durable=False))
     others = asyncio.new_event_loop()
@@ -314,8 +316,11 @@ def test_what_another_loop_put_off_is_not_touched(database_path: Path, clock: Ma
     async def put_off() -> asyncio.Future[int]:
         return database.write_later(insert("theirs"), is_brief=lambda: True)
 
+    # Until ours is written nothing that was put off is due.
+    monkeypatch.setattr(others, "time", lambda: 0.0)
     theirs = others.run_until_complete(put_off())
     assert asyncio.run(database.write_brief(insert("ours"))) != threading.get_ident()
+    monkeypatch.undo()
     assert others.run_until_complete(theirs) != threading.get_ident()
     others.close()
     database.close()
@@ -603,6 +608,7 @@ def test_a_database_that_is_gone_as_it_is_opened_says_so_once(
     database_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[object] = []
+    gc.collect()  # what others left has nothing to do with it
     monkeypatch.setattr(sys, "unraisablehook", said.append)
     monkeypatch.setattr(database_module, "refuse_lost", os.remove)
     with pytest.raises(StoreError) as refusal:
