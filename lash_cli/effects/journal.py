@@ -377,10 +377,14 @@ class JournalScopedEffects:
                 prepared = await host.store.journal_prepare(claim)
             except asyncio.CancelledError:
                 # The write may be under way all the same; writes keep their order, so this one undoes it.
-                await self._release(claim)
+                await self._release(claim, has_begun=False)
                 raise
-            # Writes keep their order: what was recorded in passing is settled by now, and no effect starts on doubt.
-            await self.settle()
+            try:
+                # Writes keep their order: what was recorded in passing is settled by now. No effect starts on doubt.
+                await self.settle()
+            except BaseException:
+                await self._release(claim, has_begun=False)
+                raise
             host.crash_point("after", envelope, "started")
             row = prepared.row
             match prepared.kind:
@@ -448,10 +452,10 @@ class JournalScopedEffects:
         if not is_ours:
             raise _lease_lost(host, claim)
 
-    async def _release(self, claim: JournalClaim) -> None:
+    async def _release(self, claim: JournalClaim, *, has_begun: bool = True) -> None:
         """Let a retry start at once instead of after the lease; if even that fails, the lease runs out."""
         try:
-            await self._host.store.journal_release(claim.scope_key, claim.replay_key, claim.token)
+            await self._host.store.journal_release(claim.scope_key, claim.replay_key, claim.token, has_begun=has_begun)
         except LashError:
             return
 

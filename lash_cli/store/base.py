@@ -540,9 +540,9 @@ class JournalStore(Protocol):
         """
         ...
 
-    async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
-        """Give a claim up without a result: the row stays as evidence of the attempt and anyone may take it over. Done
-        although the caller is cancelled meanwhile."""
+    async def journal_release(self, scope_key: str, replay_key: str, token: str, *, has_begun: bool = True) -> None:
+        """Give a claim up without a result: the row stays as evidence of the attempt and anyone may take it over; of
+        one that has not begun only an earlier attempt is evidence. Done although the caller is cancelled meanwhile."""
         ...
 
     async def journal_prepare(self, claim: JournalClaim) -> JournalPrepared:

@@ -46,7 +46,7 @@ from lash_cli.effects.host import await_event_executor, peek_executor, resolutio
 from lash_cli.effects.inline import InlineEffectHost
 from lash_cli.effects.journal import JournalEffectHost
 from lash_cli.effects.resolver import MAX_ARCHIVED_CONTROL_KEYS
-from lash_cli.errors import EffectError, JournalFault, SessionExecutionLeaseExpired, StoreLocked
+from lash_cli.errors import EffectError, JournalFault, SessionExecutionLeaseExpired, StoreError, StoreLocked
 from lash_cli.store.base import JournalClaim, JournalPrepared
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.effects import (
@@ -366,7 +366,26 @@ async def test_a_cancel_that_arrives_after_the_claim_was_written_holds_up_no_ret
     with pytest.raises(asyncio.CancelledError):
         await running
     watched.answers_claims = True
-    assert await host.scoped(SCOPE).execute(envelope(tool_command()), Runs(tool_outcome())) == tool_outcome()
+    runs = Runs(tool_outcome())
+    assert await host.scoped(SCOPE).execute(envelope(tool_command()), runs) == tool_outcome()
+    assert runs.contexts == [EffectContext(1, False, None)], "it had not begun"
+
+
+async def test_an_effect_that_did_not_begin_for_what_could_not_be_recorded_before_it_was_not_cut_off(
+    store: SqliteStore, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await make.create(store, clock, SESSION)
+    fence = await take_lane(store, "one", SESSION)
+    host, runs = JournalEffectHost(store, clock, SystemIds()), Runs(tool_outcome())
+    unrecorded = asyncio.get_running_loop().create_future()
+    unrecorded.set_exception(StoreError("the disk is full"))
+    monkeypatch.setattr(store, "journal_record_later", lambda make: unrecorded)
+    effects = host.scoped(SCOPE, fence=fence, fresh=True)
+    await effects.execute(envelope(MODEL, "k1"), Runs(model_outcome()))
+    with pytest.raises(StoreError, match="full"):
+        await effects.execute(envelope(tool_command(), "k2"), runs)
+    assert await host.scoped(SCOPE, fence=fence).execute(envelope(tool_command(), "k2"), runs) == tool_outcome()
+    assert runs.contexts == [EffectContext(1, False, None)]
 
 
 @pytest.mark.parametrize("is_done", [False, True], ids=["running", "being-recorded"])

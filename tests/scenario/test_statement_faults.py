@@ -15,6 +15,8 @@ from support.made_files import lay
 from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import FunctionToolProvider, LashCore, ModelSpec, SqliteStore, ToolContext, tool
+from lash_cli.core.content import message_text
+from lash_cli.core.llm import LlmRequest, LlmResponse
 from lash_cli.errors import SessionDeleted, StoreError
 from lash_cli.store.sqlite.announcing import WriterConnection
 from lash_cli.store.sqlite.invariants import broken_rules, integrity
@@ -79,7 +81,7 @@ class Life:
             self.looked += 1
             return "seen"
 
-        self.caller = ScriptedCaller([calls(("c1", "look", "{}")), *[text("done")] * 9])
+        self.caller = ScriptedCaller([self._answer], repeat=True)
         # What is synced is no matter of statements.
         self.store = SqliteStore.open(lay(path), synchronous="normal")
         self.core = LashCore(
@@ -89,6 +91,12 @@ class Life:
             queue_driver="none",
             tools=[FunctionToolProvider([look])],
         )
+
+    @staticmethod
+    def _answer(request: LlmRequest) -> LlmResponse:
+        """The same however often it is asked for: one that could not be recorded is asked for again."""
+        last = request.messages[-1]
+        return calls(("c1", "look", "{}")) if message_text(last) == "look" else text("done")
 
     async def again(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         """What `ask` answers, at the second time where the first one is told of the fault."""
@@ -155,7 +163,7 @@ async def test_whichever_statement_fails_once_the_life_ends_as_without_it(
             faults.seen, faults.nth, faults.kind = 0, nth, kind
             life, said = await live(tmp_path / f"{kind.code}-{nth}.db")
             assert said == sound_said, nth
-            assert (life.looked, len(life.caller.requests)) == (1, 5), nth
-            assert life.told <= 1, nth
+            assert (life.looked, life.told <= 1) == (1, True), nth
+            assert len(life.caller.requests) - 5 in (0, life.told), nth
             told += life.told
     assert told > count // STRIDE, "most faults reach their caller"

@@ -170,6 +170,21 @@ class JournalLaws(StoreLaws):
             assert (await store.journal_prepare(claim)).kind == "held"
         assert stands(await store.journal_prepare(claim_of(self.clock, "b", replay_key="done"))).outcome == b"1"
 
+    async def test_a_claim_released_before_it_began_is_evidence_of_earlier_attempts_only(self) -> None:
+        store = self.open_store()
+        await store.journal_prepare(claim_of(self.clock, "a"))
+        await store.journal_release(SCOPE, "k1", "other", has_begun=False)
+        assert (await store.journal_prepare(claim_of(self.clock, "b"))).kind == "held"
+        await store.journal_release(SCOPE, "k1", "a", has_begun=False)
+        assert await store.journal_rows(SCOPE) == ()
+        first = await store.journal_prepare(claim_of(self.clock, "b"))
+        assert (first.kind, first.taken_over) == ("claimed", False)
+        await store.journal_release(SCOPE, "k1", "b")
+        await store.journal_prepare(claim_of(self.clock, "c"))
+        await store.journal_release(SCOPE, "k1", "c", has_begun=False)
+        taken = await store.journal_prepare(claim_of(self.clock, "d"))
+        assert (taken.kind, taken.taken_over) == ("claimed", True)
+
     async def test_a_diverging_envelope_gets_the_stored_row_and_changes_nothing(self) -> None:
         store = self.open_store()
         await store.journal_prepare(claim_of(self.clock, "a"))

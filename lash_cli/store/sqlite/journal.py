@@ -86,6 +86,8 @@ _RELEASE = """
 UPDATE effects SET lease_expires_at_ms = 0
 WHERE scope_key = ? AND replay_key = ? AND lease_token = ?
 """
+# Of a first attempt that has not begun there is nothing to tell.
+_WITHDRAW = "DELETE FROM effects WHERE scope_key = ? AND replay_key = ? AND lease_token = ? AND attempt = 1"
 
 
 def pack(data: bytes) -> bytes:
@@ -281,13 +283,15 @@ class Journal:
             return await self._database.write_brief(finish)
         return await self._database.write(finish, durable=False)
 
-    async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
+    async def journal_release(self, scope_key: str, replay_key: str, token: str, *, has_begun: bool = True) -> None:
         """Give a claim up without a result, so that a retry need not wait for the lease to run out; also where the
         caller, who is as a rule cancelled already, is cancelled once more before the writer comes to it, or its event
         loop was closed over it."""
         import asyncio
 
         def release(connection: sqlite3.Connection) -> None:
+            if not has_begun:
+                connection.execute(_WITHDRAW, (scope_key, replay_key, token))
             connection.execute(_RELEASE, (scope_key, replay_key, token))
 
         if running_loop() is None:

@@ -563,9 +563,9 @@ class SqliteStore:
         """See `journal.Journal.journal_record_later`."""
         return self._journal.journal_record_later(recording)
 
-    async def journal_release(self, scope_key: str, replay_key: str, token: str) -> None:
+    async def journal_release(self, scope_key: str, replay_key: str, token: str, *, has_begun: bool = True) -> None:
         """See `journal.Journal.journal_release`."""
-        await self._journal.journal_release(scope_key, replay_key, token)
+        await self._journal.journal_release(scope_key, replay_key, token, has_begun=has_begun)
 
     async def journal_rows(self, scope_key: str) -> tuple[JournalRow, ...]:
         """See `base.JournalStore`."""
