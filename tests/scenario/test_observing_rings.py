@@ -195,4 +195,6 @@ async def test_the_socket_that_rings_goes_with_the_store_that_was_opened_for_a_c
     for store in (ringing, watched):
         await store.aclose()
     del ringing, watched, store, ring
+    # The thread that closed them lets go of them behind the answer.
+    await asyncio.get_running_loop().shutdown_default_executor()
     assert socket.fileno() == -1
