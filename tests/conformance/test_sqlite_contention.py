@@ -303,6 +303,7 @@ def test_a_read_only_file_can_be_read_and_refuses_a_write(private: Path, clock: 
     with pytest.raises(StoreReadOnly) as caught:
         database.write_sync(insert("refused"), durable=True)
     assert caught.value.exit_status == 5
+    assert caught.value.hint is not None and caught.value.hint.startswith("it can only be read there")
     assert ids_in(database) == ["kept"]
     database.close()
 

@@ -37,6 +37,7 @@ _STATEMENT_CACHE: Final = 256
 # The last one is what a reader gets that lost the race for a lock for ten seconds.
 _LOCKED_CODES: Final = {5, 6, 15}
 _READ_ONLY_CODES: Final = {3, 8, 14, 23}
+_READ_ONLY: Final = 8
 _CANNOT_OPEN: Final = 14
 _CORRUPT_CODES: Final = {11, 26}
 # Our statements are tested against our schema: what they do not find was taken out of the file.
@@ -115,10 +116,14 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     if primary in _READ_ONLY_CODES:
         from lash_cli.paths import readable_hint
 
+        # What reading could not do there has another one of these codes.
         elsewhere = (
-            "even reading needs a directory that can be written: copy it to one, and name the copy with --db FILE"
+            "it can only be read there: copy it to a directory that can be written"
+            if code == _READ_ONLY
+            else "even reading needs a directory that can be written: copy it to one"
         )
-        return StoreReadOnly(f"{path} cannot be opened or written: {error}", hint=readable_hint(path) or elsewhere)
+        hint = readable_hint(path) or f"{elsewhere}, and name the copy with --db FILE"
+        return StoreReadOnly(f"{path} cannot be opened or written: {error}", hint=hint)
     if str(error).startswith(_MISSING_PARTS) and (version := _version(path)) > SCHEMA_VERSION:
         hint = "a newer lash brought it up to date meanwhile: start again, and should this be said again, update lash"
         return too_new(path, version, hint=hint)
