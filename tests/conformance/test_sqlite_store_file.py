@@ -80,7 +80,7 @@ WRITE_FOR_EVER = (
     + """
 async def main():
     store = SqliteStore.open(path, clock, SystemIds())
-    fence = await make.fence_of(store, clock)
+    fence = await make.fence_of(store)
     parent, revision = None, None
     for index in range(10**6):
         ids = [f"n{index}-{step}" for step in range(20)]
