@@ -7,7 +7,6 @@ can be loaded to where the command goes through, and one further: there is room 
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,7 +54,7 @@ def limited(arguments: tuple[str, ...], home: Path, limit: int) -> Result:
         (*arguments, "-o", form),
         home=home,
         env=environment,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+        first=f"import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))",
     ) as process:
         out, err = process.communicate(timeout=60)
     return Result(process.returncode, out.decode(), err.decode())
