@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import os
 import re
+import select
 import struct
 import termios
 from collections.abc import Iterator
@@ -82,16 +83,20 @@ def typed_ahead(source: Input) -> Iterator[None]:
     while _is_line_ready(source.fileno()) and (line := os.read(source.fileno(), _LONGEST_LINE)):
         typed += line
     with source.raw_mode():
-        # What is no line yet, and a line that was entered since the last look.
-        if _has_bytes(source.fileno()):
-            typed += os.read(source.fileno(), _LONGEST_LINE).replace(b"\r", b"\n")
+        # What is no line yet, and what was entered since the last look. A terminal holds less than a long paste, and is
+        # given the rest when it was read.
+        while _gets_bytes(source.fileno(), SEQUENCE_SECONDS if typed else 0) and (
+            more := os.read(source.fileno(), _LONGEST_LINE)
+        ):
+            typed += more.replace(b"\r", b"\n")
         if not typed.strip():
             typed = typed.replace(b"\n", b"")  # it would answer what nobody has seen yet, such as what is held
         if typed.find(b"\n") == len(typed) - 1:
             typed = typed.replace(b"\n", b"\r")
         pressed: list[KeyPress] = []
         parser = QuietParser(pressed.append)
-        parser.feed(typed.decode(source.stdin.encoding, "replace"))
+        # Of a character that is not all there the prompt reads the rest.
+        parser.feed(source.stdin_reader._stdin_decoder.decode(typed))
         parser.flush()
         store_typeahead(source, pressed)
         yield
@@ -103,6 +108,10 @@ def _is_line_ready(terminal: int) -> bool:
         return bool(termios.tcgetattr(terminal)[3] & termios.ICANON) and _has_bytes(terminal)
     except termios.error:
         return False
+
+
+def _gets_bytes(terminal: int, seconds: float) -> bool:
+    return bool(select.select([terminal], [], [], seconds)[0])
 
 
 def _has_bytes(terminal: int) -> bool:
