@@ -35,6 +35,7 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
 #: The status that a server behind no proxy never gives.
 PROXY_REFUSED = 407
+_LAST_PORT = 65535
 
 
 class Timeouts(Record):
@@ -199,10 +200,14 @@ def _refuse_ports_beyond_all() -> None:
     by what is no error of its own."""
     from urllib.request import getproxies_environment
 
+    import httpx2
+
     known = getproxies_environment()
     for name in _PROXIES:
         address = known.get(name.removesuffix("_PROXY").lower(), "")
-        _ = urlsplit(address if "://" in address else f"//{address}").port
+        # As the library reads it: a password may hold a bracket.
+        if (httpx2.URL(address if "://" in address else f"http://{address}").port or 0) > _LAST_PORT:
+            raise ValueError("no such port")
 
 
 def _unusable_environment(error: Exception) -> str:

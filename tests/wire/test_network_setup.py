@@ -165,6 +165,17 @@ async def test_calls_go_through_a_proxy_and_past_it(monkeypatch: pytest.MonkeyPa
         assert proxy.requests[0].path.startswith("http://provider.invalid/")
 
 
+@pytest.mark.parametrize("password", ["pa[ss", "pa]ss", "p[x]y", "p@ss", "℀"])
+async def test_a_password_of_a_proxy_may_hold_what_a_port_may_not(
+    monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    async with ChatServer(default=text_reply("hello")) as proxy:
+        address = proxy.base_url.removesuffix("/v1").replace("://", f"://me:{password}@")
+        monkeypatch.setenv("HTTP_PROXY", address)
+        assert (await call("http://provider.invalid/v1")).error is None
+        assert len(proxy.requests) == 1
+
+
 @pytest.mark.parametrize(
     "headers",
     [
