@@ -21,7 +21,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.core.codec import Record, decode_any, encode
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import PendingTurnInput, TurnInputIngress
-from lash_cli.paths import PRIVATE_FILE_MODE, ensure_private_directory, unusable_path
+from lash_cli.paths import PRIVATE_FILE_MODE, ensure_private_directory, unusable_path, write_private_file
 
 DIRECTORY = "edits"
 _JOURNAL = ".journal"
@@ -82,15 +82,10 @@ def text_path(edit_id: str) -> str:
 
 
 def write_text(edit_id: str, text: str) -> str:
-    """Write and sync the file an editor opens; its path. Raises `StoreReadOnly`."""
+    """Write and sync the file an editor opens; its path. Raises `StoreReadOnly`, and then the file is as it was."""
     path = text_path(edit_id)
-    ensure_private_directory(edits_directory())
+    write_private_file(path, text.encode())
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE_MODE)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
         _sync_directory()
     except OSError as error:
         raise unusable_path(path, error, "write") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,3 +137,16 @@ def test_a_place_that_cannot_be_written_is_said_before_anything_is_cancelled(hom
     with pytest.raises(StoreReadOnly):
         EditJournal.create(plan())
     assert journal_paths() == [] and unfinished_edits() == []
+
+
+def test_a_full_disk_leaves_what_was_typed_as_it_was() -> None:
+    """A recovery writes it anew, behind the texts of a queue that is deleted."""
+    path = Path(write_text("qe_1", "typed"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    try:
+        with pytest.raises(StoreReadOnly):
+            write_text("qe_1", "texts of the queue, and typed")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "typed" and os.listdir(path.parent) == [path.name]
