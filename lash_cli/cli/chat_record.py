@@ -13,7 +13,6 @@ import asyncio
 import os
 import stat
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.out_files import check_writable
@@ -113,11 +112,10 @@ class ChatRecording:
             os.close(self._descriptor)
 
     def _forget(self) -> None:
-        """Remove the file if it is there still, is the one made here, and empty."""
+        """Remove the file if it is the one made here, and still empty."""
         made = os.fstat(self._descriptor)
-        with suppress(FileNotFoundError):
-            if stat.S_ISREG(made.st_mode) and not made.st_size and os.path.samestat(made, os.lstat(self._path)):
-                os.unlink(self._path)
+        if stat.S_ISREG(made.st_mode) and not made.st_size and not is_stream(self._path):
+            os.unlink(self._path)
 
     @property
     def _session(self) -> Watched:

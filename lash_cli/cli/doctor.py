@@ -22,6 +22,7 @@ from lash_cli.cli.doctor_settings import configuration
 from lash_cli.cli.doctor_store import StoreReport, inspect_store
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one
+from lash_cli.cli.session_detail import again
 from lash_cli.errors import LashError, NotFoundError, StoreReadOnly, StoreUnusable
 from lash_cli.paths import Paths
 from lash_cli.settings.redact import redact
@@ -115,8 +116,10 @@ def _waiting_for_somebody(inside: StoreReport) -> Iterator[Finding]:
     """What goes on only when a person says so."""
     for turn in inside.unfinished:
         if turn["holder"] is None:
-            message = f"turn {turn['turn']} of {turn['name']} was cut off"
-            yield Finding("turn_unfinished", message, f"finish it with: lash resume {turn['session']}", 0)
+            message = f"turn {turn['turn']} of {turn['name']} was cut off{again(turn['begun'])}"
+            session = turn["session"]
+            hint = f"finish it with: lash resume {session}; or end it with: lash cancel {session}"
+            yield Finding("turn_unfinished", message, hint, 0)
     for lease in inside.from_the_future:
         message = (
             f"{lease['name']} is held until {lease['expires_at']} by an owner of another boot or machine,"

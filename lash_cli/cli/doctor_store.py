@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lash_cli.cli.output import Document
 from lash_cli.cli.reading import every_session, run_inline
+from lash_cli.cli.session_detail import times_begun
 from lash_cli.core.lease import LocalProcess, is_row_live
 from lash_cli.core.queued_work import BatchState
 from lash_cli.paths import Paths
@@ -52,6 +53,7 @@ async def _report(store: RuntimePersistence) -> StoreReport:
             "turn": turn.turn_id,
             "started_at": rfc3339(turn.started_at_ms),
             "holder": _live_pid(holders.get(turn.session_id)),
+            "begun": await times_begun(store, turn),
         }
         for turn in await store.unfinished_turns()
     ]

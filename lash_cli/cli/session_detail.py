@@ -78,7 +78,7 @@ async def session_detail(store: RuntimePersistence, row: SessionRow, *, with_que
         queue=await _waiting_inputs(store, row) if with_queue else None,
         batches=await _waiting_batches(store, row) if with_queue else None,
         unfinished_turn=_unfinished_document(unfinished),
-        warnings=_warnings(document, unfinished),
+        warnings=await _warnings(store, document, unfinished),
         tools=None,
     )
     return document
@@ -124,16 +124,31 @@ def _policy(row: SessionRow) -> SessionPolicy:
     )
 
 
-def _warnings(document: Document, unfinished: tuple[TurnRecord, ...]) -> list[str]:
+async def _warnings(store: RuntimePersistence, document: Document, unfinished: tuple[TurnRecord, ...]) -> list[str]:
     """What a person should know before the next turn."""
     if not unfinished or document["status"] != "stuck":
         return []
     turn = unfinished[0]
-    resume = current().commands_here(f"lash resume {shell_word(document['name'])}")
+    name, here = shell_word(document["name"]), current().commands_here
+    begun = again(await times_begun(store, turn))
     return [
-        f"turn {turn.turn_id} was interrupted; what it had finished is kept, and the next turn of this session"
-        f" finishes it first: {resume}"
+        f"turn {turn.turn_id} was interrupted{begun}; what it had finished is kept, and the next turn of"
+        f" this session finishes it first: {here(f'lash resume {name}')}; or end it with:"
+        f" {here(f'lash cancel {name}')}"
     ]
+
+
+async def times_begun(store: RuntimePersistence, turn: TurnRecord) -> int:
+    """How often an unfinished turn has begun what it does, as far as its journal tells."""
+    from lash_cli.core.effect import TurnScope, scope_key  # hardly any turn is cut off
+
+    rows = await store.journal_rows(scope_key(TurnScope(turn.session_id, turn.turn_id)))
+    return max((row.attempt for row in rows if row.status == "in_progress"), default=1)
+
+
+def again(times: int) -> str:
+    """What is said behind a turn that was cut off in what it had begun more than once."""
+    return f" in what it began {times} times" if times > 1 else ""
 
 
 async def find_turn(store: RuntimePersistence, session_id: str, turn_id: str) -> TurnRecord:

@@ -3,7 +3,7 @@ step 4).
 
 An attempt is one journal entry: a recorded one is read and never made again,
 and nobody is asked about it again. One that a crash cut off is made again only
-when the tool's policy says that is safe. What a tool does wrong is its result;
+when the tool's policy says that is safe, and not without end. What a tool does wrong is its result;
 only journal faults and the loss of the lane are raised. Which calls there are,
 and whether a failed one is tried again, is `dispatch`'s to say.
 """
@@ -64,6 +64,10 @@ if TYPE_CHECKING:
     AskModel = Callable[[str, DirectRequest], Awaitable[DirectLlmCompletion]]
 
 _log = logging.getLogger("lash.dispatch")
+
+#: How often an attempt that is safe to make again is begun, where each time the process ends before it is over: it may
+#: be what ends it.
+MOST_BEGUN = 5
 
 Emit = Callable[[TurnEvent, str], Awaitable[None]]
 Note = Callable[[str, Any], None]
@@ -154,7 +158,8 @@ class ToolAttempts(ABC):
         async def run(context: EffectContext) -> EffectOutcome:
             if early is not None:
                 return ToolAttemptOutcome(await self._with_stored_attachments(early))
-            if context.taken_over and isinstance(resolved.manifest.retry_policy, NeverRetry):
+            is_safe = not isinstance(resolved.manifest.retry_policy, NeverRetry) and context.attempt <= MOST_BEGUN
+            if context.taken_over and not is_safe:
                 return ToolAttemptOutcome(interrupted(call.tool_name))
             started = self._turn.clock.monotonic()
             keys = CompletionKeys(self._turn.resolver, self._turn.scope, call)

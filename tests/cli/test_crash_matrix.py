@@ -200,6 +200,24 @@ def test_an_interrupted_shell_command_is_reported_and_not_run_again(tmp_path: Pa
         assert told["role"] == "tool" and "unknown" in told["content"]
 
 
+def only_read(request: RecordedRequest) -> Reply:
+    return tool_calls_reply([("read_file", json.dumps({"path": "notes.txt"}), "call_read")])
+
+
+def test_a_turn_that_kills_its_process_each_time_says_so_and_can_be_ended(tmp_path: Path) -> None:
+    with opened(tmp_path, only_read) as bench:
+        bench.crash("before:tool_recorded", "turn", "s1", "please work")
+        bench.crash("before:tool_recorded", "resume", "s1")
+        (warning,) = bench.document("show", "s1")["warnings"]
+        assert "began 2 times" in warning and "lash cancel" in warning
+        checked = bench.document("doctor")
+        assert checked["unfinished_turns"][0]["begun"] == 2
+        (finding,) = [found for found in checked["findings"] if found["code"] == "turn_unfinished"]
+        assert "began 2 times" in finding["message"] and "lash cancel s1" in finding["hint"]
+        assert bench.lash("cancel", "s1", "--wait").code == 0
+        assert bench.document("show", "s1")["status"] == "idle"
+
+
 @pytest.mark.parametrize(
     ("point", "status"),
     [

@@ -91,7 +91,7 @@ async def test_a_turn_whose_process_died_is_a_warning_with_the_next_command(lash
     assert result.code == 0
     (finding,) = result.json["findings"]
     assert (finding["code"], finding["severity"]) == ("turn_unfinished", "warning")
-    assert finding["hint"] == "finish it with: lash resume s_1"
+    assert finding["hint"] == "finish it with: lash resume s_1; or end it with: lash cancel s_1"
     assert result.json["lease_holders"][0]["state"] == "dead"
     assert "quiet-fjord" in lash("doctor").out
 

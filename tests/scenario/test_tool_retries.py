@@ -25,8 +25,10 @@ from lash_cli.core.tools import (
     ToolManifest,
     ToolRetryPolicy,
     failure,
+    interrupted,
     success,
 )
+from lash_cli.runtime.attempts import MOST_BEGUN
 from lash_cli.system import SystemClock
 
 
@@ -196,6 +198,21 @@ async def test_an_attempt_that_was_recorded_is_not_made_again(make_core, nth: in
     assert [attempt for attempt, _, _ in after.seen] == [nth + 1]
     assert {key for _, _, key in (*before.seen, *after.seen)} == {before.seen[0][2]}
     assert result.tool_calls[0].output == success("there")
+
+
+async def test_an_attempt_that_ends_its_process_each_time_is_given_up_and_the_model_is_told(make_core) -> None:
+    work = Scripted(SafeRetry(2), [success("there")])
+    for nth in range(MOST_BEGUN):
+        points = CrashPoints("before:tool_recorded")
+        doomed = make_core(ScriptedCaller([] if nth else [ASKS]), tools=[work.provider], crash_point=points)
+        session = await doomed.open_session("s1")
+        with pytest.raises(Crash):
+            await (session.redrive() if nth else session.turn("go")).run()
+    last = make_core(ScriptedCaller([text("I was told")]), tools=[work.provider])
+    result = (await (await last.open_session("s1")).redrive().run()).result
+    assert len(work.seen) == MOST_BEGUN
+    assert result.tool_calls[0].output == interrupted("work")
+    assert result.assistant_message() == "I was told"
 
 
 @pytest.mark.parametrize(

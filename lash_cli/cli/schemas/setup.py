@@ -233,13 +233,14 @@ class LeaseHolder(Shape):
 
 
 class UnfinishedTurn(Shape):
-    """A turn without an end; `holder` is who works on it."""
+    """A turn without an end; `holder` is who works on it, `begun` how often it has begun what it does."""
 
     session: str
     name: str | None
     turn: str
     started_at: Time
     holder: int | str | None
+    begun: int
 
 
 class HeldQueue(Shape):
