@@ -1,8 +1,7 @@
-"""What every effect host shares: outcome and error codecs, and the executors of the built-in commands.
+"""What every effect host shares: outcome and error codecs, and the waits.
 
 The protocols `EffectHost` and `ScopedEffects` live in `core.protocols`; the
-hosts are `inline` (remembers nothing) and `journal` (remembers everything). An
-executor runs only when its host decides that the effect must really happen
+hosts are `inline` (remembers nothing) and `journal` (remembers everything)
 (contract 03 §2.1, §2.6).
 """
 
@@ -14,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from lash_cli.core.codec import Record, decode, decode_any, encode, from_builtins_any, tag_of, to_builtins
+from lash_cli.core.codec import Record, decode, decode_any, encode, from_builtins_any, tag_of
 from lash_cli.core.effect import (
     AwaitEventCommand,
     CheckpointCommand,
@@ -33,8 +32,8 @@ from lash_cli.core.effect import (
     ToolHookOutcome,
     ValueOutcome,
 )
-from lash_cli.core.protocols import AwaitEventResolver, CancelSignal, Clock, EffectContext, EffectExecutor
-from lash_cli.core.wait import AwaitEventKey, Resolution
+from lash_cli.core.protocols import Clock
+from lash_cli.core.wait import Resolution
 from lash_cli.errors import EffectError
 
 MS_PER_S = 1000
@@ -113,53 +112,10 @@ async def first_of(*waits: Awaitable[Any] | None) -> None:
         task.result()
 
 
-def sleep_executor(clock: Clock, cancel: CancelSignal | None = None) -> EffectExecutor:
-    """Sleep until the recorded due time, so that a resumed sleep does not start over.
-
-    The executor raises `EffectError` (`runtime_effect_sleep_cancelled`) when `cancel` fires first.
-    """
-
-    async def run(context: EffectContext) -> EffectOutcome:
-        await sleep_until(clock, context.due_at_ms or 0, cancel)
-        return SleepOutcome()
-
-    return run
-
-
-async def sleep_until(clock: Clock, due_at_ms: int, cancel: CancelSignal | None = None) -> None:
-    """Return at `due_at_ms`; raises `EffectError` (`runtime_effect_sleep_cancelled`) when `cancel` fires first."""
-    while True:
-        if cancel is not None and cancel.is_set:
-            raise EffectError("runtime_effect_sleep_cancelled", "the sleep was cancelled")
-        remaining_ms = due_at_ms - clock.now_ms()
-        if remaining_ms <= 0:
-            return
-        await first_of(clock.sleep(remaining_ms / MS_PER_S), cancel.wait() if cancel is not None else None)
-
-
-def await_event_executor(
-    resolver: AwaitEventResolver,
-    key: AwaitEventKey,
-    *,
-    deadline_ms: int | None = None,
-    cancel: CancelSignal | None = None,
-) -> EffectExecutor:
-    """Wait for a promise; the outcome is a `ValueOutcome` that `resolution_of` reads."""
-
-    async def run(context: EffectContext) -> EffectOutcome:
-        return ValueOutcome(to_builtins(await resolver.await_await_event(key, deadline_ms, cancel)))
-
-    return run
-
-
-def peek_executor(resolver: AwaitEventResolver, key: AwaitEventKey) -> EffectExecutor:
-    """Look at a promise; a replay sees what this look saw, even when the world has moved on."""
-
-    async def run(context: EffectContext) -> EffectOutcome:
-        resolution = await resolver.peek_await_event(key)
-        return ValueOutcome(None if resolution is None else to_builtins(resolution))
-
-    return run
+async def sleep_until(clock: Clock, due_at_ms: int) -> None:
+    """Return at `due_at_ms`, also where the clock was set back meanwhile."""
+    while (remaining_ms := due_at_ms - clock.now_ms()) > 0:
+        await clock.sleep(remaining_ms / MS_PER_S)
 
 
 def resolution_of(outcome: EffectOutcome) -> Resolution | None:

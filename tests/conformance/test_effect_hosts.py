@@ -17,6 +17,7 @@ from support.clock import ManualClock
 from support.made_files import lay
 from support.processes import start_process
 
+from lash_cli.core.codec import to_builtins
 from lash_cli.core.effect import (
     AwaitEventCommand,
     CheckpointCommand,
@@ -24,9 +25,9 @@ from lash_cli.core.effect import (
     EffectOutcome,
     LlmCallCommand,
     LlmCallOutcome,
-    SleepCommand,
     SleepOutcome,
     TurnScope,
+    ValueOutcome,
     scope_key,
 )
 from lash_cli.core.lease import LeaseFence, LeaseTimings
@@ -42,7 +43,7 @@ from lash_cli.core.wait import (
     TurnTerminalWait,
 )
 from lash_cli.effects import resolver
-from lash_cli.effects.host import await_event_executor, peek_executor, resolution_of, sleep_executor
+from lash_cli.effects.host import resolution_of
 from lash_cli.effects.inline import InlineEffectHost
 from lash_cli.effects.journal import JournalEffectHost
 from lash_cli.effects.resolver import MAX_ARCHIVED_CONTROL_KEYS
@@ -52,7 +53,6 @@ from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.effects import (
     SCOPE,
     SESSION,
-    Cancel,
     DurableEffectHostLaws,
     EffectHostLaws,
     Runs,
@@ -201,34 +201,9 @@ class TestSqliteJournalHost(DurableEffectHostLaws):
         return "sqlite_effect_replay_hash_conflict"
 
 
-async def test_a_sleep_is_cut_short_by_a_cancel_and_the_cancel_is_recorded(
-    open_journal: OpenJournalHost, clock: ManualClock
-) -> None:
-    cancel = Cancel()
-    effects = open_journal().scoped(SCOPE)
-    sleeping = asyncio.create_task(effects.execute(envelope(SleepCommand(60_000)), sleep_executor(clock, cancel)))
-    await clock.wait_for_sleepers()
-    cancel.set()
-    assert await code_of(sleeping) == "runtime_effect_sleep_cancelled"
-    replay = open_journal().scoped(SCOPE).execute(envelope(SleepCommand(60_000)), Runs(SleepOutcome()))
-    assert await code_of(replay) == "runtime_effect_sleep_cancelled"
-
-
-async def test_a_sleep_ends_at_its_due_time(open_journal: OpenJournalHost, clock: ManualClock) -> None:
-    effects = open_journal().scoped(SCOPE)
-    sleeping = asyncio.create_task(effects.execute(envelope(SleepCommand(5_000)), sleep_executor(clock)))
-    await clock.wait_for_sleepers()
-    await clock.advance(5)
-    assert await sleeping == SleepOutcome()
-
-
-async def test_awaits_and_peeks_hand_over_the_resolution(open_journal: OpenJournalHost) -> None:
-    host = open_journal()
-    key = await host.await_event_key(SCOPE, CustomWait("x"))
-    assert resolution_of(await peek_executor(host, key)(EffectContext())) is None
-    await host.resolve_await_event(key, ResolvedOk({"n": 1}))
-    assert resolution_of(await await_event_executor(host, key)(EffectContext())) == ResolvedOk({"n": 1})
-    assert resolution_of(await peek_executor(host, key)(EffectContext())) == ResolvedOk({"n": 1})
+def test_a_wait_hands_over_its_resolution_and_no_other_outcome_has_one() -> None:
+    assert resolution_of(ValueOutcome(None)) is None
+    assert resolution_of(ValueOutcome(to_builtins(ResolvedOk({"n": 1})))) == ResolvedOk({"n": 1})
     with pytest.raises(EffectError):
         resolution_of(SleepOutcome())
 
@@ -680,7 +655,6 @@ import asyncio, sys
 from pathlib import Path
 from lash_cli.core.effect import AwaitEventCommand
 from lash_cli.core.wait import CustomWait
-from lash_cli.effects.host import await_event_executor
 from lash_cli.effects.journal import JournalEffectHost
 from lash_cli.store.conformance.effects import SCOPE, Runs, envelope, tool_command, tool_outcome
 from lash_cli.store.sqlite.store import SqliteStore
@@ -694,7 +668,7 @@ async def main(path):
     key = await host.await_event_key(SCOPE, CustomWait("x"))
     async def park(context):
         print("parked", flush=True)
-        return await await_event_executor(host, key)(context)
+        await host.await_await_event(key)
     await effects.execute(envelope(AwaitEventCommand(key.key_id), "k2"), park)
 
 asyncio.run(main(sys.argv[1]))
@@ -720,7 +694,11 @@ async def test_a_replay_resumes_and_finishes_what_a_killed_process_was_parked_in
     await host.resolve_await_event(key, ResolvedOk("after the kill"))
     effects, tool = host.scoped(SCOPE), Runs(tool_outcome("again"))
     assert await effects.execute(envelope(tool_command(), "k1"), tool) == tool_outcome("before the kill")
-    awaited = await effects.execute(envelope(AwaitEventCommand(key.key_id), "k2"), await_event_executor(host, key))
+
+    async def wait(context: EffectContext) -> EffectOutcome:
+        return ValueOutcome(to_builtins(await host.await_await_event(key)))
+
+    awaited = await effects.execute(envelope(AwaitEventCommand(key.key_id), "k2"), wait)
     assert resolution_of(awaited) == ResolvedOk("after the kill")
     assert tool.count == 0
     await store.aclose()
