@@ -13,6 +13,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.out_files import check_writable
@@ -112,10 +113,11 @@ class ChatRecording:
             os.close(self._descriptor)
 
     def _forget(self) -> None:
-        """Remove the file if it is the one made here, and still empty."""
+        """Remove the file if it is there still, is the one made here, and empty."""
         made = os.fstat(self._descriptor)
-        if stat.S_ISREG(made.st_mode) and not made.st_size and not is_stream(self._path):
-            os.unlink(self._path)
+        with suppress(FileNotFoundError):
+            if stat.S_ISREG(made.st_mode) and not made.st_size and os.path.samestat(made, os.lstat(self._path)):
+                os.unlink(self._path)
 
     @property
     def _session(self) -> Watched:

@@ -1,7 +1,7 @@
 """The user's editor on one file, and what signals mean while a text is in nobody's queue (contract 08 §5.3).
 
 While `held_signals` is in force nothing ends this process between two steps:
-Ctrl-C belongs to the editor, and a hang-up or a termination ends the editor,
+Ctrl-C and Ctrl-\\ belong to the editor, and a hang-up or a termination ends it,
 after which the caller puts everything back and exits with the signal's status.
 """
 
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 from lash_cli.cli.exit_status import SIGNAL_EXIT_BASE
 from lash_cli.errors import ConfigError, LashRuntimeError
+from lash_cli.foreground import left_to_another
 
 _FALLBACK = "vi"
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
@@ -28,14 +29,10 @@ class HeldSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        # From before it is started: it may run before we know of it.
-        self.is_editing = False
         self.editor: subprocess.Popen[bytes] | None = None
 
     def note(self, number: int, _frame: object) -> None:
         """Keep the first signal; one that is meant to end us ends the editor."""
-        if number == signal.SIGINT and self.is_editing:
-            return
         self.received = self.received or signal.Signals(number)
         self.end_editor()
 
@@ -87,16 +84,17 @@ def run_editor(command: list[str], path: str, held: HeldSignals) -> None:
     sys.stdout.flush()
     # With stdout redirected the editor still needs a terminal to draw on.
     output = None if sys.stdout.isatty() else sys.stderr.fileno()
-    held.is_editing, status = True, 0
+    status = 0
     try:
-        if held.received is None:
-            held.editor = subprocess.Popen([*command, path], stdout=output)
-            held.end_editor()  # when the signal came there was none yet
-            status = held.editor.wait()
+        with left_to_another(signal.SIGINT, signal.SIGQUIT):
+            if held.received is None:
+                held.editor = subprocess.Popen([*command, path], stdout=output)
+                held.end_editor()  # when the signal came there was none yet
+                status = held.editor.wait()
     except OSError as error:
         raise LashRuntimeError("editor_failed", f"cannot start {command[0]}: {error.strerror}") from error
     finally:
-        held.is_editing, held.editor = False, None
+        held.editor = None
     if held.received is not None:
         interrupted = LashRuntimeError("edit_interrupted", f"{held.received.name} received: the edit was given up")
         interrupted.exit_status = held.exit_status

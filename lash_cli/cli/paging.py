@@ -13,10 +13,10 @@ import shutil
 import signal
 import subprocess
 import sys
-from types import FrameType
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import write
+from lash_cli.foreground import left_to_another
 from lash_cli.views.safe_text import ascii_text
 
 _USUAL = "less"
@@ -32,13 +32,8 @@ def write_paged(text: str) -> None:
         write(text)
         return
     sys.stdout.flush()
-    # Ctrl-C is the pager's, from before it is started: if it ended us, the terminal would stay as the pager had set it.
-    # What is ignored here the pager would ignore, too.
-    before = signal.signal(signal.SIGINT, _nothing)
-    try:
+    with left_to_another(signal.SIGINT, signal.SIGQUIT):
         is_shown = _show_in(pager, text)
-    finally:
-        signal.signal(signal.SIGINT, before)
     if not is_shown:
         write(text)
 
@@ -53,10 +48,6 @@ def _show_in(pager: list[str], text: str) -> bool:
     with process:
         process.communicate((ascii_text(text) if current().output.ascii else text).encode("utf-8", "replace"))
     return True
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """What a signal does that is for somebody else."""
 
 
 def _pager() -> list[str] | None:

@@ -9,11 +9,11 @@ import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import NamedTuple, cast
 
 from lash_cli import umask
 from lash_cli.errors import LashRuntimeError
+from lash_cli.foreground import left_to_another
 from lash_cli.paths import unusable_path
 from lash_cli.views.safe_text import safe_text
 
@@ -60,7 +60,7 @@ async def at_terminal(command: Sequence[str], over: asyncio.Event) -> int:
 
     Raises `LashRuntimeError` (`command_not_started`).
     """
-    with _quit_is_for_another():
+    with left_to_another(signal.SIGQUIT):
         process = await _started(command)
         waits = [asyncio.ensure_future(wait) for wait in (process.wait(), over.wait())]
         try:
@@ -100,21 +100,6 @@ def _descendants(pid: int) -> tuple[int, ...]:
     for child in found:  # which grows meanwhile
         found += children.pop(child, [])
     return tuple(found)
-
-
-@contextmanager
-def _quit_is_for_another() -> Iterator[None]:
-    """While inside, Ctrl-\\ is for who has the terminal, as Ctrl-C is: from before it is started, as it may run before
-    whoever started it goes on."""
-    on_quit = signal.signal(signal.SIGQUIT, _nothing)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGQUIT, on_quit)
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """What a signal does that is for somebody else."""
 
 
 async def _started(

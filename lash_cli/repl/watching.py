@@ -79,6 +79,8 @@ class Watch:
         self._observed = core.observe(self.session_id)
         self._cursor: SessionCursor | None = None
         self._last_node_id: str | None = None
+        # The head that the next text is known to follow; `row` may know of a move whose event is still to come.
+        self._head: str | None = None
         self._counted: int | None = None
         self._own_moves = 0
         self._has_switched = False
@@ -96,7 +98,7 @@ class Watch:
     async def begin(self, replay: int) -> None:
         """Show the last `replay` messages and remember where the stream goes on."""
         observation = await self._observed.current_observation()
-        self._cursor = observation.cursor
+        self._cursor, self._head = observation.cursor, observation.read_view.leaf_node_id
         if self.recorder is not None:
             self.recorder.begin(self._core.store, self.row, observation.cursor)
         messages = observation.read_view.messages
@@ -173,6 +175,7 @@ class Watch:
         try:
             yield
             await self.look()
+            self._head = self.row.leaf_node_id
         finally:
             self._own_moves -= 1
 
@@ -211,12 +214,13 @@ class Watch:
         elif isinstance(payload, AgentFrameSwitched):
             self._has_switched = True
         elif isinstance(payload, StateCommitted):
-            before, has_switched = self.row.leaf_node_id, self._has_switched
+            before, has_switched = self._head, self._has_switched
             self._has_switched = False
             # Asked before the look: the move may be over when it is done.
             is_ours = event.turn_id is not None or self._own_moves > 0
             await self._patiently(self.look)
-            if not is_ours and self.row.leaf_node_id != before:
+            self._head = self.row.leaf_node_id
+            if not is_ours and self._head != before:
                 await self._tell_move(has_switched)
         elif isinstance(payload, QueueChanged | ResidentChanged):
             await self._patiently(self.look)
@@ -273,6 +277,7 @@ class Watch:
     async def _resync(self, observation: SessionObservation, reason: str) -> None:
         """Live events were missed: what they said stands in the transcript."""
         self.picture.forget()
+        self._head = observation.read_view.leaf_node_id
         self.answers = answers_in(observation.read_view.messages)[-KEPT_ANSWERS:]
         news = _after(observation.read_view.messages, self._last_node_id)
         self.face.show([Block("note", f"some live events were missed ({reason})"), *message_blocks(news, safe_text)])

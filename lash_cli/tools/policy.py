@@ -197,9 +197,18 @@ class FilePolicy:
 
     def _open_whole(self, real: Path, create: bool) -> int:
         """Where directories cannot be opened for search only: open by full path, then look where that led."""
-        if create:
-            os.makedirs(real, NEW_DIRECTORY_MODE, exist_ok=True)
-        opened = os.open(real, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            opened = os.open(real, flags)
+        except FileNotFoundError:
+            if not create:
+                raise
+            parent = self._open_whole(real.parent, create)
+            try:
+                _make_directory(real.name, parent)
+                opened = os.open(real.name, flags, dir_fd=parent)
+            finally:
+                os.close(parent)
         status = os.fstat(opened)
         if Path(os.path.realpath(real)) != real or _identity(real) != (status.st_dev, status.st_ino):
             os.close(opened)

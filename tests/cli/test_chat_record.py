@@ -97,6 +97,24 @@ def test_a_chat_that_never_began_leaves_no_recording(home, tmp_path: Path) -> No
     one.close()
 
 
+@pytest.mark.parametrize("meanwhile", ["rm {0}", "mv {0} {0}.taken; touch {0}"], ids=["removed", "replaced"])
+def test_a_chat_that_never_began_takes_only_its_own_recording_away(home, tmp_path: Path, meanwhile: str) -> None:
+    file = tmp_path / "chat.jsonl"
+    first = """
+import os
+from lash_cli.cli import chat_record
+class Meanwhile(chat_record.ChatRecording):
+    def __init__(self, path):
+        super().__init__(path)
+        os.system({command!r})
+chat_record.ChatRecording = Meanwhile
+"""
+    one = Chat(home, "nowhere", "--record", str(file), first=first.format(command=meanwhile.format(file)))
+    assert one.ended() == 3 and "nowhere" in one.text and "Traceback" not in one.text
+    assert file.exists() == ("touch" in meanwhile)
+    one.close()
+
+
 def test_a_recording_that_cannot_be_written_is_told_and_the_chat_goes_on(chat) -> None:
     one = chat("--record", "/dev/full")
     for text in ("one", "two"):

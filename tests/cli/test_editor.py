@@ -46,8 +46,11 @@ def test_a_signal_ends_an_editor_that_is_just_started(
     assert (told.value.code, told.value.exit_status) == ("edit_interrupted", 128 + number)
 
 
-def test_ctrl_c_belongs_to_an_editor_that_is_just_started(held: HeldSignals, monkeypatch: pytest.MonkeyPatch) -> None:
-    started_and_told(monkeypatch, signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_a_key_belongs_to_an_editor_that_is_just_started(
+    held: HeldSignals, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    started_and_told(monkeypatch, number)
     run_editor(["sh", "-c", "exit 0"], "file", held)
     assert held.received is None
 

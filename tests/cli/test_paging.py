@@ -105,19 +105,20 @@ def test_what_goes_to_a_file_looks_as_on_a_terminal_only_when_that_is_asked_for(
     assert lash("turn", "s", "!text some **bold** words", env={"LASH_FORCE_TTY": "0"}).out == "some **bold** words\n"
 
 
-INTERRUPTED = """
+TOLD = """
 import os, signal, subprocess
 start = subprocess.Popen
 def told(*arguments, **options):
     process = start(*arguments, **options)
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.{})
     return process
 subprocess.Popen = told
 """
 
 
-def test_ctrl_c_is_for_the_pager_from_before_it_is_known_to_run(home: Path, pager: str) -> None:
-    terminal = Terminal(home, "log", "s", first=INTERRUPTED, PAGER=pager)
+@pytest.mark.parametrize("key", ["SIGINT", "SIGQUIT"])
+def test_a_key_is_for_the_pager_from_before_it_is_known_to_run(home: Path, pager: str, key: str) -> None:
+    terminal = Terminal(home, "log", "s", first=TOLD.format(key), PAGER=pager)
     try:
         assert terminal.ended() == 0
         assert "through the pager" in terminal.everything and "line 39" in terminal.everything

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,11 @@ class Shown:
 
     def __init__(self) -> None:
         self.blocks: list[Block] = []
+        self.has_shown = asyncio.Event()
 
     def show(self, blocks: Sequence[Block]) -> None:
         self.blocks += blocks
+        self.has_shown.set()
 
     def refresh(self) -> None:
         """Nothing is drawn."""
@@ -74,6 +78,25 @@ async def test_after_a_gap_only_what_was_not_shown_is_shown(core: LashCore, tmp_
     ]
     await watch._resync(await core.observe("s").current_observation(), "trimmed")
     assert shown.said()[3:] == [("note", "some live events were missed (trimmed)")]
+    session.close_handle()
+
+
+async def test_a_head_that_others_moved_is_told_also_where_the_session_was_looked_at_before(
+    core: LashCore, tmp_path: Path
+) -> None:
+    session = await core.open_session("s")
+    await session.turn("!text first").run()
+    watch, shown = await watch_of(core, tmp_path)
+    await watch.begin(replay=0)
+    await core.branch_to_node("s", None)
+    await watch.look()
+    following = asyncio.create_task(watch.follow())
+    async with asyncio.timeout(30):
+        await shown.has_shown.wait()
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+    assert shown.said() == [("note", "the head was moved: what is said next stands at the beginning")]
     session.close_handle()
 
 

@@ -169,6 +169,23 @@ async def test_files_are_made_also_where_the_file_system_has_no_modes(
     await replaced(bench, bench.root / "made" / "file")
 
 
+async def test_directories_are_made_as_the_user_makes_them_also_where_none_can_be_opened_for_search_only(
+    bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS, which has no names for descriptors either."""
+    for lacking in ("O_PATH", "getxattr", "listxattr"):
+        monkeypatch.delattr(os, lacking, raising=False)
+    monkeypatch.setattr(umask, "of_user", lambda: 0o022)
+    before = os.umask(umask.PRIVATE)
+    try:
+        for name in ("made/below/first", "made/below/second"):
+            await replaced(bench, bench.root / name)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in bench.root.rglob("*")}
+    assert modes == {"made": 0o755, "below": 0o755, "first": 0o644, "second": 0o644}
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EINVAL])  # the other where an owner has no number in a container
 async def test_a_group_of_ours_gets_no_rights_that_were_given_to_another_one(
     bench: Workbench, monkeypatch: pytest.MonkeyPatch, number: int
