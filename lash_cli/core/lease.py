@@ -1,8 +1,8 @@
 """Who may write: the session execution lease and its fence (contract 01 §13, 02 §4).
 
 Pure judgement over one row. The fence decides, never the holder's belief: a
-store applies `judge_claim`, `judge_reclaim` and `is_fence_live` inside the same
-transaction as the write they guard. Fencing tokens only ever grow.
+store applies `judge_claim` and `is_fence_live` inside the same transaction as
+the write they guard. Fencing tokens only ever grow.
 """
 
 from __future__ import annotations
@@ -119,9 +119,15 @@ def is_row_live(row: LeaseRow, now_ms: int) -> bool:
     return row.token is not None and now_ms < row.expires_at_ms
 
 
-def judge_claim(row: LeaseRow, owner: LeaseOwnerIdentity, now_ms: int) -> ClaimVerdict:
+def judge_claim(
+    row: LeaseRow, owner: LeaseOwnerIdentity, now_ms: int, dead_fencing_token: int | None = None
+) -> ClaimVerdict:
     """The `try_claim` rule: grant when free, extend for the same owner and incarnation, else busy. One of another
-    process is another, whatever it is called: forked workers may draw the same ids."""
+    process is another, whatever it is called: forked workers may draw the same ids.
+
+    The `reclaim` rule besides: what the holder observed under `dead_fencing_token`, who is provably dead, still holds
+    is granted too.
+    """
     if not is_row_live(row, now_ms):
         return ClaimVerdict.GRANT
     holder = row.owner
@@ -131,16 +137,7 @@ def judge_claim(row: LeaseRow, owner: LeaseOwnerIdentity, now_ms: int) -> ClaimV
         and holder.liveness == owner.liveness
     ):
         return ClaimVerdict.EXTEND
-    return ClaimVerdict.BUSY
-
-
-def judge_reclaim(row: LeaseRow, observed_fencing_token: int, holder_is_dead: bool, now_ms: int) -> ClaimVerdict:
-    """The `reclaim` rule: only from the very holder that was observed, and only when it is provably dead."""
-    if not is_row_live(row, now_ms):
-        return ClaimVerdict.GRANT
-    if row.fencing_token == observed_fencing_token and holder_is_dead:
-        return ClaimVerdict.GRANT
-    return ClaimVerdict.BUSY
+    return ClaimVerdict.GRANT if row.fencing_token == dead_fencing_token else ClaimVerdict.BUSY
 
 
 def granted_lease(

@@ -14,7 +14,6 @@ from lash_cli.core.lease import (
     is_fence_live,
     is_row_live,
     judge_claim,
-    judge_reclaim,
 )
 
 ME = LeaseOwnerIdentity("me", "i1")
@@ -46,19 +45,19 @@ def test_a_claim_is_judged_by_the_row_alone(
 
 
 @pytest.mark.parametrize(
-    ("row", "observed", "is_dead", "now", "verdict"),
+    ("row", "owner", "observed", "now", "verdict"),
     [
-        (HELD, 4, True, 99, ClaimVerdict.GRANT),
-        (HELD, 4, False, 99, ClaimVerdict.BUSY),
-        (HELD, 3, True, 99, ClaimVerdict.BUSY),
-        (HELD, 4, False, 100, ClaimVerdict.GRANT),
-        (FREE, 4, False, 0, ClaimVerdict.GRANT),
+        (HELD, OTHER, 4, 99, ClaimVerdict.GRANT),
+        (HELD, OTHER, 3, 99, ClaimVerdict.BUSY),
+        (HELD, OTHER, 3, 100, ClaimVerdict.GRANT),
+        (HELD, ME, 4, 99, ClaimVerdict.EXTEND),
+        (FREE, OTHER, 4, 0, ClaimVerdict.GRANT),
     ],
 )
 def test_a_reclaim_takes_only_from_the_dead_holder_it_observed(
-    row: LeaseRow, observed: int, is_dead: bool, now: int, verdict: ClaimVerdict
+    row: LeaseRow, owner: LeaseOwnerIdentity, observed: int, now: int, verdict: ClaimVerdict
 ) -> None:
-    assert judge_reclaim(row, observed, is_dead, now) is verdict
+    assert judge_claim(row, owner, now, observed) is verdict
 
 
 def test_at_the_millisecond_of_expiry_nobody_holds_the_lane() -> None:

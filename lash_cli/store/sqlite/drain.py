@@ -16,7 +16,7 @@ import msgspec
 from lash_cli.core.claim_limits import MAX_CLAIMED_INPUTS
 from lash_cli.core.delivery import frame_task_of
 from lash_cli.core.ingress import PendingTurnInput
-from lash_cli.core.lease import ClaimVerdict
+from lash_cli.core.lease import ClaimVerdict, judge_claim
 from lash_cli.core.queued_work import ProcessWake, QueuedWorkBatch
 from lash_cli.store.base import DrainSelection, LaneBusy, LaneGranted, LaneIdle, LaneOutcome, LaneRequest
 from lash_cli.store.sqlite import inputs, leases, line, turn_start
@@ -176,14 +176,14 @@ def _shut(
     if session.held_at_ms is not None:
         return LaneIdle("held")
     row = session.lease()
-    verdict = leases.verdict_on(row, request.owner, now_ms, request.dead_holder_fencing_token)
+    verdict = judge_claim(row, request.owner, now_ms, request.dead_holder_fencing_token)
     return leases.busy(connection, session, row) if verdict is ClaimVerdict.BUSY else None
 
 
 def _generation_for(session: StoredHead, request: LaneRequest, now_ms: int) -> int:
     """The generation whose claims are ours already: the one an extended lease keeps."""
     row = session.lease()
-    verdict = leases.verdict_on(row, request.owner, now_ms, request.dead_holder_fencing_token)
+    verdict = judge_claim(row, request.owner, now_ms, request.dead_holder_fencing_token)
     return row.fencing_token if verdict is ClaimVerdict.EXTEND else NO_GENERATION
 
 

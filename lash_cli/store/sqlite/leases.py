@@ -19,7 +19,6 @@ from lash_cli.core.lease import (
     granted_lease,
     is_fence_live,
     judge_claim,
-    judge_reclaim,
 )
 from lash_cli.errors import SessionExecutionLeaseExpired
 from lash_cli.store.base import LaneBusy
@@ -51,7 +50,7 @@ def take(
 ) -> SessionExecutionLease | LaneBusy:
     """Grant or extend the lease of a session just read, or say who holds it; a busy answer writes nothing."""
     row = stored.lease()
-    verdict = verdict_on(row, owner, now_ms, dead_fencing_token)
+    verdict = judge_claim(row, owner, now_ms, dead_fencing_token)
     if verdict is ClaimVerdict.BUSY:
         return busy(connection, stored, row)
     if verdict is ClaimVerdict.EXTEND and row.token is not None:
@@ -71,14 +70,6 @@ def take(
         (lease.fencing_token, token, encode(owner).decode(), lease.claimed_at_ms, lease.expires_at_ms, stored.key),
     )
     return lease
-
-
-def verdict_on(row: LeaseRow, owner: LeaseOwnerIdentity, now_ms: int, dead_fencing_token: int | None) -> ClaimVerdict:
-    """What `take` would do with the lease row."""
-    verdict = judge_claim(row, owner, now_ms)
-    if verdict is ClaimVerdict.BUSY and dead_fencing_token is not None:
-        return judge_reclaim(row, dead_fencing_token, True, now_ms)
-    return verdict
 
 
 def require_live(stored: StoredHead, fence: LeaseFence, now_ms: int) -> LeaseRow:
