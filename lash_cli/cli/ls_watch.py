@@ -9,7 +9,6 @@ everything else gets JSON lines with what changed.
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import signal
 import sys
@@ -20,7 +19,7 @@ from lash_cli.cli.documents import Document
 from lash_cli.cli.following import Following, FollowLines, following, require_stream_format
 from lash_cli.cli.invocation import current
 from lash_cli.cli.reading import reading_store
-from lash_cli.cli.signals import given_back, handling, write_at_once
+from lash_cli.cli.signals import given_back, handling, suspending, write_at_once
 from lash_cli.errors import LashError
 from lash_cli.store.base import RuntimePersistence
 from lash_cli.system import SystemClock
@@ -149,8 +148,6 @@ class _Screen(_Plain):
         def suspended() -> None:
             nonlocal is_suspended
             is_suspended = True
-            give_back()
-            os.kill(os.getpid(), signal.SIGSTOP)
 
         def resumed() -> None:
             nonlocal is_suspended
@@ -159,7 +156,7 @@ class _Screen(_Plain):
                 self._state.put(_SCREEN)
                 self.touch()
 
-        with given_back(give_back), handling({signal.SIGTSTP: suspended, signal.SIGCONT: resumed}):
+        with given_back(give_back), handling(suspending(suspended, resumed)):
             self._state.put(_SCREEN)
             try:
                 yield

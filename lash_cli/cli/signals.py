@@ -173,10 +173,8 @@ def suspending(
             return  # one more from before it stood still: who let it go on wants it to
         before()
         is_stopped = True
-        loop = asyncio.get_running_loop()
-        loop.remove_signal_handler(signal.SIGTSTP)
         die_of(signal.SIGTSTP)
-        loop.add_signal_handler(signal.SIGTSTP, suspend)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTSTP, suspend)
         after()
 
     def go_on() -> None:

@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 
 from lash_cli.cli.globals import is_set
 from lash_cli.cli.invocation import current
-from lash_cli.cli.signals import given_back, handling
+from lash_cli.cli.signals import given_back, handling, suspending
 
 _READ_BYTES = 1024
 _ESCAPE = "\x1b"
@@ -47,7 +46,6 @@ def terminal_keys(on_key: OnKey, on_resumed: Callable[[], None]) -> Iterator[Non
         nonlocal was_suspended
         was_suspended = True
         keyboard.release()
-        os.kill(os.getpid(), signal.SIGSTOP)
 
     def resumed() -> None:
         nonlocal was_suspended
@@ -56,7 +54,7 @@ def terminal_keys(on_key: OnKey, on_resumed: Callable[[], None]) -> Iterator[Non
             was_suspended = False
             on_resumed()
 
-    with handling({signal.SIGTSTP: suspended, signal.SIGCONT: resumed}), given_back(keyboard.give_back):
+    with handling(suspending(suspended, resumed)), given_back(keyboard.give_back):
         keyboard.take()
         try:
             yield

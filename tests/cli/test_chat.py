@@ -6,18 +6,15 @@ import contextlib
 import os
 import signal
 import stat
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 from support.chat import Chat
-from support.cli import spawn_lash
 from support.frozen import can_write, wait_until_frozen
 from support.prepared import prepare
-from support.terminal import Terminal
+from support.terminal import Job, Terminal
 
 PROMPT = "fjord ❯"
 
@@ -241,20 +238,14 @@ Writer._commit = stopped
 """
 
 
-class Job(Chat):
-    """A chat that a shell of its session started: nobody else is stopped by SIGTSTP."""
-
-    def _start(self, home: Path, args: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        streams = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
-        return spawn_lash(
-            args, home=home, env={"TERM": "xterm-256color", **env}, process_group=0, first=STOPPED, **streams
-        )
+class ChatJob(Job, Chat):
+    """A chat that a shell started."""
 
 
 def test_a_chat_that_is_stopped_holds_up_nobody_at_the_store(home: Path, tmp_path: Path) -> None:
     prepare(home, ("open", "s", "--name", "fjord"))
     stop = tmp_path / "stop"
-    with contextlib.closing(Job(home, "s", STOP_FILE=str(stop))) as one:
+    with contextlib.closing(ChatJob(home, "s", first=STOPPED, STOP_FILE=str(stop))) as one:
         one.wait_for(PROMPT)
         stop.touch()
         one.press("hello\r")

@@ -180,9 +180,22 @@ def test_a_terminal_shows_one_screen_that_follows_and_is_given_back(lash, home: 
     assert terminal.raw.rstrip("\r\n").endswith("\x1b[?25h\x1b[?1049l")
 
 
+# Once more than needed, as what the first one began takes its time.
+PRESSED_AGAIN = """
+import os, signal
+from lash_cli.cli import ls_watch
+write_at_once = ls_watch.write_at_once
+def pressed_again(descriptor, text):
+    ls_watch.write_at_once = write_at_once
+    write_at_once(descriptor, text)
+    os.kill(os.getpid(), signal.SIGTSTP)
+ls_watch.write_at_once = pressed_again
+"""
+
+
 def test_ctrl_z_gives_the_screen_back_while_suspended_and_it_is_taken_again_after_it(lash, home: Path) -> None:
     prepare(home, ("open", "a"))
-    terminal = terminals.Terminal(home, "ls", "--watch")
+    terminal = terminals.Job(home, "ls", "--watch", first=PRESSED_AGAIN)
     try:
         terminal.wait_for("1 session: 1 idle")
         terminal.process.send_signal(signal.SIGTSTP)
@@ -196,6 +209,18 @@ def test_ctrl_z_gives_the_screen_back_while_suspended_and_it_is_taken_again_afte
         assert terminal.written.count(b"\x1b[?1049l") == 2
     finally:
         terminal.close()
+
+
+def test_ctrl_z_stops_no_watch_that_nobody_could_let_go_on(lash, home: Path) -> None:
+    prepare(home, ("open", "a"))
+    terminal = Terminal(home)
+    terminal.until("1 session: 1 idle")
+    for number in range(1, 3):
+        terminal.process.send_signal(signal.SIGTSTP)
+        lash("open", f"b{number}")
+        terminal.until(f"{number + 1} sessions: {number + 1} idle")
+    assert terminal.end() == 130
+    assert terminal.raw.endswith("\x1b[?25h\x1b[?1049l")
 
 
 def test_a_resize_draws_the_screen_anew_and_nothing_is_wider_than_it(home: Path) -> None:

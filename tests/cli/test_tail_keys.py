@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.cli import spawn_lash
 from support.frozen import wait_until_frozen
-from support.terminal import PATIENCE_S, Terminal
+from support.terminal import PATIENCE_S, Job, Terminal
 
 OSC52 = b"\x1b]52;c;"
 
@@ -20,8 +20,8 @@ OSC52 = b"\x1b]52;c;"
 def at_terminal(home: Path) -> Iterator[Callable[..., Terminal]]:
     made: list[Terminal] = []
 
-    def start(*args: str, columns: int = 100, rows: int = 24, **env: str) -> Terminal:
-        made.append(Terminal(home, *args, columns=columns, rows=rows, **env))
+    def start(*args: str, columns: int = 100, rows: int = 24, kind: type[Terminal] = Terminal, **env: str) -> Terminal:
+        made.append(kind(home, *args, columns=columns, rows=rows, **env))
         return made[-1]
 
     yield start
@@ -153,9 +153,22 @@ def test_without_input_no_key_is_read_and_the_terminal_is_left_as_it_is(lash, at
     assert terminal.interrupt() == 130
 
 
+# Once more than needed, as what the first one began takes its time.
+PRESSED_AGAIN = """
+import os, signal
+from lash_cli.cli.tail_keys import _Keyboard
+release = _Keyboard.release
+def pressed_again(self):
+    _Keyboard.release = release
+    release(self)
+    os.kill(os.getpid(), signal.SIGTSTP)
+_Keyboard.release = pressed_again
+"""
+
+
 def test_ctrl_z_gives_the_terminal_back_while_suspended_and_the_view_goes_on_after_it(lash, at_terminal) -> None:
     lash("open", "s")
-    terminal = at_terminal("tail", "s")
+    terminal = at_terminal("tail", "s", kind=Job, first=PRESSED_AGAIN)
     terminal.wait_for("idle")
     terminal.wait_until(lambda: not terminal.is_cooked)
     terminal.process.send_signal(signal.SIGTSTP)
@@ -166,5 +179,18 @@ def test_ctrl_z_gives_the_terminal_back_while_suspended_and_the_view_goes_on_aft
     terminal.process.send_signal(signal.SIGCONT)
     terminal.wait_until(lambda: not terminal.is_cooked)
     terminal.wait_for("assistant while suspended")
+    terminal.press("q")
+    assert terminal.ended() == 0 and terminal.is_cooked
+
+
+def test_ctrl_z_stops_no_view_that_nobody_could_let_go_on(lash, at_terminal) -> None:
+    """As of `ssh -t HOST lash tail s`, which no shell waits for."""
+    lash("open", "s")
+    terminal = at_terminal("tail", "s")
+    terminal.wait_for("idle")
+    for number in range(2):
+        terminal.process.send_signal(signal.SIGTSTP)
+        lash("turn", "s", f"!text goes on {number}")
+        terminal.wait_for(f"assistant goes on {number}")
     terminal.press("q")
     assert terminal.ended() == 0 and terminal.is_cooked

@@ -139,3 +139,11 @@ class Terminal:
         self.process.wait()
         os.close(self._master)
         os.close(self._slave)
+
+
+class Job(Terminal):
+    """A command that a shell of its session started and could let go on: others are never stopped by SIGTSTP."""
+
+    def _start(self, home: Path, args: Sequence[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        streams = {"stdin": self._slave, "stdout": self._slave, "stderr": self._slave}
+        return spawn_lash(args, home=home, env=env, process_group=0, first=self._first, **streams)
