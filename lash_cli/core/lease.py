@@ -125,8 +125,8 @@ def judge_claim(
     """The `try_claim` rule: grant when free, extend for the same owner and incarnation, else busy. One of another
     process is another, whatever it is called: forked workers may draw the same ids.
 
-    The `reclaim` rule besides: what the holder observed under `dead_fencing_token`, who is provably dead, still holds
-    is granted too.
+    With `dead_fencing_token` the `reclaim` rule too: grant what the holder that was observed under it, and is provably
+    dead, still holds.
     """
     if not is_row_live(row, now_ms):
         return ClaimVerdict.GRANT

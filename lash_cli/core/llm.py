@@ -134,12 +134,10 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     """One model call (contract 06 §1). `messages` is the conversation without the system prompt; `system` is rendered
     text.
 
-    `base_digest` names the committed prefix of `messages` (session, frame, leaf
-    node and revision); together with the tail it identifies the conversation
-    without hashing it again. `cache_breakpoint` is how many of the messages the
-    next call will repeat, for the provider's prompt cache; None leaves it to the
-    wire. `fetch` reads the bytes of an attachment in the messages when a wire
-    writes it for the first time; it is no part of what is asked.
+    `cache_breakpoint` is how many of the messages the next call will repeat, for
+    the provider's prompt cache; None leaves it to the wire. `fetch` reads the
+    bytes of an attachment in the messages when a wire writes it for the first
+    time; it is no part of what is asked.
     """
 
     model: ModelSpec
@@ -151,8 +149,6 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     output_token_cap: int | None = None
     generation: Generation = NO_GENERATION
     output_spec: OutputSpec | None = None
-    base_digest: str = ""
-    base_length: int = 0
     cache_breakpoint: int | None = None
     stream: bool = True
     fetch: FetchAttachment | None = None

@@ -199,7 +199,6 @@ class ModelCall:
         self._prose: list[str] = []
         self._reasoning: list[str] = []
         self.streamed = False
-        conversation = shown.messages
         shape = environment.shape if tools_allowed else f"{environment.shape}:no-tools"
         if output is not None:
             shape += f":output={_digest(output)}"
@@ -207,7 +206,7 @@ class ModelCall:
             shape += f":generation={_digest(generation)}"
         self.request = LlmRequest(
             model=policy.model,
-            messages=conversation.with_tail(tail),
+            messages=shown.messages.with_tail(tail),
             scope=LlmScope(session.session_id, _request_id(session.session_id, turn_id, iteration), session.frame_id),
             system=environment.system,
             tools=environment.tools,
@@ -216,8 +215,6 @@ class ModelCall:
             generation=generation,
             output_spec=output,
             fetch=fetch,
-            base_digest=shown.base,
-            base_length=conversation.length,
         )
         digests += map(_digest, tail[len(digests) :])
         self.command = LlmCallCommand(
