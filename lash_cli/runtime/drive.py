@@ -258,10 +258,9 @@ class TurnDriver(ABC):
                 return effect
             elif isinstance(effect, ProgressEffect):
                 continue
-            elif isinstance(effect, ExecCodeEffect):
-                answer = ExecCompleted(error="this session's mode runs no code")
             else:
-                raise LashRuntimeError("turn_machine_stalled", "the turn machine waits for nothing")
+                assert isinstance(effect, ExecCodeEffect), "every effect was answered, so there is a next one"
+                answer = ExecCompleted(error="this session's mode runs no code")
             machine.respond(effect.effect_id, answer)
 
     def _log_texts(self, drive: Drive, messages: Iterable[Message]) -> None:

@@ -292,9 +292,8 @@ class LaneHolder(msgspec.Struct, eq=False):
 
     @property
     def guard(self) -> LaneGuard:
-        """The guard of the lane granted last; raises `LashRuntimeError` (`lane_without_lease`) while none was."""
-        if self._guard is None:
-            raise LashRuntimeError("lane_without_lease", "no lane was granted yet")
+        """The guard of the lane granted last, of which there must be one."""
+        assert self._guard is not None, "no lane was granted yet"
         return self._guard
 
     async def take(self, lease: SessionExecutionLease | None) -> LaneGuard:

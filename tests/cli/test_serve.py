@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 from support.cli import run_lash, spawn_lash
+from support.made_files import lay
 from support.prepared import OPEN, prepare
 from support.processes import PATIENCE_S
 
@@ -108,6 +111,13 @@ class Peer:
 def peer(home):
     prepare(home, ("open", "s", "--name", "work"))
     return Peer(home)
+
+
+@pytest.fixture
+def database(home):
+    """A connection of somebody else to a database without sessions."""
+    with contextlib.closing(sqlite3.connect(lay(home / "lash.db"))) as connection:
+        yield connection
 
 
 def responses(lines: list[Any]) -> dict[Any, Any]:
@@ -381,6 +391,21 @@ def test_an_orderly_end_cancels_and_commits_what_runs(peer, tmp_path, lash, how)
         assert peer.ended() == 128 + how
     shown = lash("show", "s", "-o", "json").json
     assert (shown["status"], shown["turns"], shown["unfinished_turn"]) == ("idle", 1, None)
+
+
+def test_a_prompt_that_was_not_begun_when_the_server_ends_is_not_sent(home, lash, database):
+    peer = Peer(home)
+    database.execute("BEGIN IMMEDIATE")  # the session cannot be opened before this lets go
+    peer.send(1, "prompt", session="new", text="hello", or_open=True, key="k")
+    assert peer.ask(2, "shutdown")["drain"] is False
+    database.rollback()
+    error = responses(peer.rest())[1]["error"]
+    assert (error["code"], error["exit"], error["retryable"]) == ("shutting_down", 75, True)
+    assert error["message"] == "the server was shut down; nothing was sent"
+    assert peer.ended() == 0
+    shown = lash("show", "new", "-o", "json").json
+    assert (shown["turns"], shown["unfinished_turn"], shown["lease"]) == (0, None, None)
+    assert Peer(home).ask(1, "prompt", session="new", text="!text hello", key="k")["text"] == "hello"
 
 
 def test_a_draining_shutdown_waits_for_what_runs(peer, tmp_path):

@@ -15,7 +15,7 @@ from lash_cli.core.codec import encode
 from lash_cli.core.ingress import ActiveTurn, AlreadyClaimed, ByInputId, Cancelled, InputState, NextTurn, TurnInputClaim
 from lash_cli.core.lease import LeaseOwnerIdentity
 from lash_cli.core.queued_work import BatchState
-from lash_cli.errors import StoreUnusable
+from lash_cli.errors import ConflictError, StoreUnusable
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.conformance.factory import CountingIds
@@ -416,3 +416,22 @@ async def test_a_claimed_batch_that_no_longer_decodes_can_be_found_and_given_bac
     assert found is not None and not isinstance(found, TurnInputClaim)
     assert await store.abandon_queued_work_claims([found]) == (bad,)
     assert make.idle(await store.open_lane(make.drain_request(clock, "b"))).reason == "empty"
+
+
+class StuckIds(CountingIds):
+    """A maker of ids whose tokens are all the same."""
+
+    def token(self) -> str:
+        return "same"
+
+
+async def test_work_for_which_there_is_no_id_is_refused(
+    open_store: OpenStore, database_path: Path, clock: ManualClock
+) -> None:
+    await make.opened(open_store, clock)
+    with contextlib.closing(SqliteStore.open(database_path, clock, StuckIds())) as stuck:
+        (first,) = await make.put(stuck, make.work("a"))
+        with pytest.raises(ConflictError) as refused:
+            await make.put(stuck, make.work("b"))
+        assert refused.value.code == "batch_exists"
+        assert [batch.batch_id for batch in await stuck.queued_work(S, pending_only=True)] == [first]

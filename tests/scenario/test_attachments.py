@@ -326,6 +326,21 @@ async def test_what_a_failed_call_attaches_is_judged_like_what_others_do(make_co
     assert attached(caller.requests[1].messages) == []
 
 
+async def test_another_sessions_attachment_is_a_failure_of_the_call_that_brings_it(make_core) -> None:
+    caller = ScriptedCaller([text("a cat"), calls(("a", "shoot", "{}")), text("never mind"), text("on")])
+    core = make_core(caller, tools=[shot(Stored(REF, "image/png", len(PNG)))])
+    async with await core.open_session("s1") as session:
+        await session.turn(with_image()).run()
+    async with await core.open_session("s2") as other:
+        failure = (await other.turn("look").run()).result.tool_calls[0].output.outcome.failure
+        assert (failure.failure_class, failure.code, failure.source) == (
+            "internal", "attachment_store_failed", "runtime",
+        )  # fmt: skip
+        assert failure.message == f"The attachment could not be stored: session s2 has no {REF}"
+        assert isinstance((await other.turn("go on").run()).result.outcome, Finished)
+    assert attached(caller.requests[-1].messages) == []
+
+
 class CountingEncoder:
     """Writes one stored attachment, as a wire does."""
 

@@ -27,6 +27,7 @@ from lash_cli.api import (
 )
 from lash_cli.core.codec import MAX_KEPT_DEPTH
 from lash_cli.core.tools import cancelled, success
+from lash_cli.errors import EffectError
 
 
 class Job(msgspec.Struct):
@@ -84,6 +85,24 @@ async def test_whoever_finishes_a_turn_uses_what_was_minted_before_the_crash(mak
         output = await session.redrive().run()
     assert outputs(output) == [success({"child": 1})]
     assert minting.minted == [("first", "a")]
+
+
+async def test_a_turn_whose_minted_number_cannot_be_read_mints_no_other_and_can_be_ended(make_core) -> None:
+    minting = Minting()
+    doomed = make_core(ScriptedCaller([ONE]), tools=[minting.provider], crash_point=CrashPoints("after:tool_started"))
+    with pytest.raises(Crash):
+        await (await doomed.open_session("s1")).turn("go").run()
+    core = make_core(ScriptedCaller([]), tools=[minting.provider])
+    damage = "UPDATE effects SET envelope = x'00' WHERE status = 'in_progress'"
+    assert await core.store.db.write(lambda connection: connection.execute(damage).rowcount, durable=True) == 1
+    async with await core.open_session("s1") as session:
+        with pytest.raises(EffectError) as raised:
+            await session.redrive().run()
+        assert raised.value.code == "sqlite_effect_replay_corrupt_row"
+        assert raised.value.hint.endswith("lash cancel s1 --wait")
+        await core.request_turn_cancel("s1")
+        assert (await session.redrive().run()).result.outcome == Stopped("cancelled")
+    assert (minting.minted, minting.seen) == ([("first", "a")], [])
 
 
 async def test_attempts_behind_a_crash_have_what_was_minted_before_it(make_core) -> None:
