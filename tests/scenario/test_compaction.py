@@ -12,7 +12,6 @@ from support.scripted import ScriptedCaller, error, text
 from lash_cli.api import LashCore, SqliteStore
 from lash_cli.core.content import AttachmentItem, Inline, PluginOrigin, TextItem, TurnInput, message_text
 from lash_cli.core.context import SummaryRequest
-from lash_cli.core.effect import TurnScope, scope_key
 from lash_cli.core.frames import FrameStatus
 from lash_cli.core.lease import LeaseOwnerIdentity, LeaseTimings
 from lash_cli.core.observation import AgentFrameSwitched, StateCommitted
@@ -28,6 +27,7 @@ from lash_cli.errors import (
 )
 from lash_cli.plugins.rolling_history import RollingHistory
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
+from lash_cli.runtime.context import shown_conversation
 from lash_cli.store.base import ReadScope
 
 SMALL = SessionPolicy(ModelSpec("model-1", limits=ModelLimits(context_window_tokens=50_000)), "scripted")
@@ -432,14 +432,14 @@ async def test_a_full_context_is_shown_without_old_attachments_and_kept_with_the
     policy = SessionPolicy(ModelSpec("model-1", limits=ModelLimits(context_window_tokens=51_500)), "scripted")
     core = make_core(caller, policy=policy, model=None)
     session = await core.open_session(S)
-    calls = []
+    bases = []
     for name in ("a.png", "b.png", "c.png"):
-        result = (await session.turn(with_picture(name)).run()).result
-        calls += await core.store.journal_rows(scope_key(TurnScope(S, result.turn_id)))
+        bases.append(shown_conversation(core.host, session._state, policy).base)
+        await session.turn(with_picture(name)).run()
     kinds = [[part.__struct_config__.tag for part in message.parts] for message in caller.requests[2].messages]
     assert kinds == [["text", "text"], ["prose"], ["text", "attachment"], ["prose"], ["text", "attachment"]]
     assert message_text(caller.requests[2].messages[0]) == "a.png[a.png: left out to save room]"
-    assert [b":view=" in call.envelope.json for call in calls] == [False, False, True]
+    assert [":view=" in base for base in bases] == [False, False, True], "what is journalled names what was left out"
     stored = [part.__struct_config__.tag for part in session.read_view().messages[0].parts]
     assert stored == ["text", "attachment"]
 
