@@ -198,7 +198,7 @@ def _known(look_up: Callable[[], tuple[str, ...]], *, hint: str) -> tuple[str, .
 def ensure_private_directory(path: str) -> None:
     """Create `path` with mode 0700 if it is missing; an existing directory is left as it is.
 
-    Raises `StoreReadOnly` (`permissions_unsafe`) when it cannot be created or is not a directory.
+    Raises as `unusable_path` when it cannot be created or is not a directory.
     """
     try:
         os.makedirs(path, mode=PRIVATE_DIRECTORY_MODE, exist_ok=True)
@@ -206,14 +206,19 @@ def ensure_private_directory(path: str) -> None:
         raise unusable_path(path, error, "create the directory") from error
 
 
-def unusable_path(path: str, error: OSError, action: str) -> StoreReadOnly:
-    """The error for a location that cannot be used for `action`."""
+def unusable_path(path: str, error: OSError, action: str) -> LashError:
+    """The error for a location that cannot be used for `action`.
+
+    `StoreReadOnly` (`permissions_unsafe`) where that takes another place, `LashRuntimeError` (`output_not_written`)
+    where the disk is full or fails.
+    """
     reason = error.strerror or errno.errorcode.get(error.errno or 0, "unknown reason")
-    return StoreReadOnly(
-        f"cannot {action} {path}: {reason}",
-        hint="choose a writable place with --home DIR or LASH_HOME, or see: lash doctor",
-        details={"path": path},
-    )
+    message, details = f"cannot {action} {path}: {reason}", {"path": path}
+    if error.errno in _NO_PLACE or error.errno in _NOT_ALLOWED:
+        hint = "choose a writable place with --home DIR or LASH_HOME, or see: lash doctor"
+        return StoreReadOnly(message, hint=hint, details=details)
+    hint = "make room there, then try again" if error.errno in _NO_ROOM else "see what is wrong with that disk"
+    return LashRuntimeError("output_not_written", message, hint=hint, details=details)
 
 
 def unwritten_file(path: str | os.PathLike[str], error: OSError, so_far: str = "nothing was done") -> LashError:
@@ -314,7 +319,7 @@ def _require_regular(status: os.stat_result, path: str) -> None:
 
 
 def write_private_file(path: str, data: bytes) -> None:
-    """`replace_file`, whose directory is made if it is missing. Raises `StoreReadOnly` when it cannot be written."""
+    """`replace_file`, whose directory is made if it is missing. Raises as `unusable_path` when it cannot be written."""
     ensure_private_directory(os.path.dirname(path))
     try:
         replace_file(path, data)

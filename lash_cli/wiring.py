@@ -41,7 +41,7 @@ def open_store(paths: Paths, *, read_only: bool = False, synchronous: str = "ful
 
     With `read_only` nothing is created: a missing file is `NotFoundError`
     (`store_not_found`). Whatever a writing one commits wakes those who watch.
-    Raises `StoreUnusable`, `StoreLocked`, `StoreReadOnly`.
+    Raises `StoreUnusable`, `StoreLocked`, `StoreReadOnly`, and as `paths.unusable_path`.
     """
     from lash_cli.store.sqlite.store import SqliteStore
     from lash_cli.system import SystemClock, SystemIds

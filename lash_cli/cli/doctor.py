@@ -23,7 +23,7 @@ from lash_cli.cli.doctor_store import StoreReport, inspect_store
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import Document, emit_one
 from lash_cli.cli.session_detail import again
-from lash_cli.errors import LashError, NotFoundError, StoreReadOnly, StoreUnusable
+from lash_cli.errors import LashError, NotFoundError, StoreUnusable
 from lash_cli.paths import Paths
 from lash_cli.settings.redact import redact
 from lash_cli.version import __version__
@@ -173,7 +173,7 @@ def _unfinished_edits(findings: list[Finding]) -> list[Document]:
 
     try:
         edits, kept = unfinished_edits(), kept_texts()
-    except StoreReadOnly as error:
+    except LashError as error:
         findings.append(Finding.of(error))
         return []
     for edit in edits:

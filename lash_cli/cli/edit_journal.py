@@ -10,6 +10,7 @@ belongs to an edit that was cut off.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Sequence
@@ -82,7 +83,8 @@ def text_path(edit_id: str) -> str:
 
 
 def write_text(edit_id: str, text: str) -> str:
-    """Write and sync the file an editor opens; its path. Raises `StoreReadOnly`, and then the file is as it was."""
+    """Write and sync the file an editor opens; its path. Raises as `paths.unusable_path`, and then it has the old
+    text or the new one."""
     path = text_path(edit_id)
     write_private_file(path, text.encode())
     try:
@@ -111,7 +113,8 @@ class EditJournal:
 
     @classmethod
     def create(cls, plan: Planned) -> EditJournal:
-        """Begin an edit: when this returns, every text of `plan` is on disk. Raises `StoreReadOnly`."""
+        """Begin an edit: when this returns, every text of `plan` is on disk. Raises as
+        `paths.unusable_path`."""
         directory = edits_directory()
         ensure_private_directory(directory)
         drop_unborn()
@@ -132,7 +135,7 @@ class EditJournal:
     def take_over(cls, path: str) -> EditJournal | None:
         """The journal of an edit that was cut off; None when somebody holds it, or it is gone meanwhile.
 
-        Raises `StoreReadOnly` when it cannot be read or written.
+        Raises as `paths.unusable_path` when it cannot be opened.
         """
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_APPEND)
@@ -179,7 +182,7 @@ class EditJournal:
         line = encode(step) + b"\n"
         try:
             if os.write(self._descriptor, line) != len(line):
-                raise OSError(0, "it was written only in part")
+                raise OSError(errno.ENOSPC, "it was written only in part")
             os.fsync(self._descriptor)
         except OSError as error:
             raise unusable_path(self._path, error, "write") from error

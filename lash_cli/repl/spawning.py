@@ -116,15 +116,18 @@ async def _started(
 
 @contextmanager
 def private_copy(text: str, directory: str) -> Iterator[str]:
-    """The path of a file with `text` that only its owner can read; it is removed at the end. Raises `StoreReadOnly`
-    where `directory` cannot be written."""
+    """The path of a file with `text` that only its owner can read; it is removed at the end. Raises as
+    `unusable_path` where it cannot be written."""
     try:
         descriptor, path = tempfile.mkstemp(prefix="draft-", suffix=".md", dir=directory)
     except OSError as error:
         raise unusable_path(directory, error, "write to") from error
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise unusable_path(directory, error, "write to") from error
         yield path
     finally:
         with suppress(FileNotFoundError):  # an editor may have taken it away

@@ -42,7 +42,7 @@ def set_value(paths: Paths, key: str, text: str, *, check: Callable[[Any], None]
 
     Raises `UsageError` for an unknown key or a value it cannot hold (a literal
     secret among them), `ConfigError` when the present file is broken or cannot
-    be edited by line, `StoreReadOnly` when it cannot be written, and whatever
+    be edited by line, as `paths.unusable_path`, and whatever
     `check` raises for a value only its reader can judge.
     """
     option, base, inside = _known(key)
@@ -94,7 +94,7 @@ def unset_value(paths: Paths, key: str) -> None:
 
     Raises `UsageError` for an unknown key, `NotFoundError` (`config_key_not_set`)
     when the file does not set it, `ConfigError` when the file is broken or the
-    key stands in a way that lines cannot be taken from, `StoreReadOnly`.
+    key stands in a way that lines cannot be taken from, and as `paths.unusable_path`.
     """
     parts = tuple(key.split("."))
     is_table = len(parts) == 2 and (parts[0] in NAMED_SECTIONS or parts[0] == PROFILES) and all(parts)
@@ -147,7 +147,7 @@ def remove_table(paths: Paths, section: str, name: str) -> bool:
     """Take `[SECTION.NAME]` out of the user's file; False when it is not in it.
 
     Raises `ConfigError` when the present file is broken or it stands in a way
-    that lines cannot be taken from, `StoreReadOnly` when it cannot be written.
+    that lines cannot be taken from, and as `paths.unusable_path`.
     """
     before = _present_text(paths)
     if _value_at(before, f"{section}.{name}") is None:

@@ -34,7 +34,7 @@ def one_writer(
     `may_begin` says that the function makes the file where there is none; one
     that does not has nothing to lock without its directory. What is decorated
     raises `StoreLocked` when another change takes longer than 15 seconds, and
-    `StoreReadOnly` for a directory that cannot be made or opened.
+    as `unusable_path` for a directory that cannot be made or opened.
     """
 
     def decorate(change: Callable[Concatenate[Paths, _P], _R]) -> Callable[Concatenate[Paths, _P], _R]:

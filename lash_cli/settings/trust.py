@@ -68,7 +68,7 @@ def standing(paths: Paths, file: str, text: str) -> Standing:
 
 @one_writer(trust_file, may_begin=True)
 def trust(paths: Paths, file: str, text: str) -> None:
-    """Trust `file` as long as it says `text`. Raises as `read_trusted`, and `StoreReadOnly`."""
+    """Trust `file` as long as it says `text`. Raises as `read_trusted` and `paths.unusable_path`."""
     known = {one.file: one.sha256 for one in read_trusted(paths)}
     known[os.path.realpath(file)] = _hash(text)
     _write(paths, known)

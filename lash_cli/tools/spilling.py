@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from lash_cli.core.codec import sha256_hex
 from lash_cli.core.tools import FailureClass
-from lash_cli.errors import StoreError, StoreReadOnly
+from lash_cli.errors import LashError, StoreError
 from lash_cli.paths import write_private_file
 from lash_cli.tools.faults import ToolFault, os_fault
 
@@ -41,7 +41,7 @@ def spill(directory: Path, content: bytes) -> Path:
         write_private_file(str(path), content)
     except OSError as error:
         raise os_fault(error, "keep the full output in", path) from error
-    except StoreReadOnly as error:
+    except LashError as error:
         raise ToolFault(FailureClass.EXECUTION, "io_error", error.message) from error
     return path
 

@@ -130,7 +130,8 @@ def test_a_setting_that_does_not_fit_leaves_the_file_as_it_was(seeded: Path, tmp
     assert run_lash(("config", "set", "defaults.system", "short"), home=home).code == 0
     before = sorted(place.name for place in home.iterdir())
     done = limited(home, 1, ("config", "set", "defaults.system", "x" * 9_000, "-o", "json"))
-    assert (done.code, done.out, done.error["code"]) == (5, "", "permissions_unsafe")
+    assert (done.code, done.out, done.error["code"]) == (1, "", "output_not_written")
+    assert done.error["hint"] == "make room there, then try again" and not done.error["ambiguous"]
     assert run_lash(("config", "get", "defaults.system"), home=home).out == "short\n"
     assert sorted(place.name for place in home.iterdir()) == before
 

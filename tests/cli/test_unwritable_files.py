@@ -14,7 +14,7 @@ from support.unprivileged import run_unprivileged
 from lash_cli.cli.chat_record import ChatRecording
 from lash_cli.cli.out_files import write_out
 from lash_cli.errors import LashError
-from lash_cli.paths import unwritten_file
+from lash_cli.paths import unusable_path, unwritten_file
 
 # Every verb and option with which somebody names a file to be written; `chat --record` needs a terminal and is below.
 WRITES = (
@@ -107,6 +107,22 @@ def test_why_a_file_was_not_written_decides_the_status(number: int, status: int,
     told = unwritten_file("file", OSError(number, "why"))
     assert (told.exit_status, told.code, told.message) == (status, code, "cannot write file: why")
     assert ("make room" in told.hint) == (number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "code", "next_step"),
+    [
+        *((number, 5, "permissions_unsafe", "--home DIR") for number in (errno.EACCES, errno.EROFS, errno.ENOTDIR)),
+        *((number, 1, "output_not_written", "make room") for number in (errno.ENOSPC, errno.EDQUOT)),
+        (errno.EIO, 1, "output_not_written", "that disk"),
+    ],
+)
+def test_a_file_of_lash_itself_is_a_matter_of_permissions_only_where_it_is(
+    number: int, status: int, code: str, next_step: str
+) -> None:
+    told = unusable_path("file", OSError(number, "why"), "write")
+    assert (told.exit_status, told.code, told.message) == (status, code, "cannot write file: why")
+    assert next_step in (told.hint or "")
 
 
 def test_what_a_killed_process_of_the_same_number_left_is_in_nobodys_way(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import select
 import signal
 from pathlib import Path
@@ -121,6 +122,17 @@ def test_an_editor_may_take_the_file_away(tmp_path: Path) -> None:
     with spawning.private_copy("text", str(tmp_path)) as path:
         Path(path).unlink()
         assert spawning.text_of(path) is None
+
+
+def test_a_full_disk_does_not_end_the_chat_whose_draft_is_to_be_edited(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
+    try:
+        with pytest.raises(LashRuntimeError) as refused, spawning.private_copy("a longer text", str(tmp_path)):
+            raise AssertionError("nothing can be edited")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused.value.code == "output_not_written" and list(tmp_path.iterdir()) == []
 
 
 async def test_ctrl_backslash_is_for_a_program_from_before_the_chat_knows_that_it_runs(

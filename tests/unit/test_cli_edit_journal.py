@@ -25,7 +25,7 @@ from lash_cli.cli.edit_journal import (
 from lash_cli.cli.globals import hoist
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputState, NextTurn, PendingTurnInput
-from lash_cli.errors import StoreReadOnly
+from lash_cli.errors import LashRuntimeError, StoreReadOnly
 
 
 @pytest.fixture(autouse=True)
@@ -145,7 +145,7 @@ def test_a_full_disk_leaves_what_was_typed_as_it_was() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8, hard))
     try:
-        with pytest.raises(StoreReadOnly):
+        with pytest.raises(LashRuntimeError):
             write_text("qe_1", "texts of the queue, and typed")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -71,8 +71,9 @@ def _create_file(path: StrPath) -> None:
         if (directory and not os.path.isdir(directory)) or not os.path.isfile(path):
             raise in_the_way(path) from None
     except OSError as error:
-        uncreated = StoreReadOnly(f"{path} cannot be created: {error.strerror}")
-        raise TooManyOpenFiles.behind(error) or uncreated from error
+        from lash_cli.paths import unusable_path  # only where something failed
+
+        raise TooManyOpenFiles.behind(error) or unusable_path(os.fsdecode(path), error, "create") from error
 
 
 def _is_current(connection: sqlite3.Connection, path: StrPath) -> bool:
@@ -241,7 +242,8 @@ class Database:
         leads to, and a relative name is one of the current directory of now.
 
         Raises `StoreUnusable` (`store_corrupt`, `schema_too_new`) and leaves such a file untouched, `StoreReadOnly`
-        when file or directory cannot be used (`network_filesystem`: it would be damaged there), `TooManyOpenFiles`,
+        when file or directory cannot be used (`network_filesystem`: it would be damaged there), as
+        `paths.unusable_path` when the file cannot be created, `TooManyOpenFiles`,
         `StoreLocked` after `lock_timeout_s` of waiting for another process, `StoreError` (`store_forked`) in the child
         of a process that could not let go of the file as it forked, `NotFoundError` (`store_not_found`) for a missing
         file with `read_only`, and `UsageError` for `:memory:`, which other programs take for no file.
