@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import spawn_lash
+from support.old_files import old_database
 from support.prepared import OPEN, prepare
 from support.queued import QueuedHome
 from support.terminal import Terminal
@@ -383,23 +384,6 @@ def test_migrate_keeps_a_copy_and_says_what_is_missing(lash, home, tmp_path):
     assert lash("db", "check", "--db", str(old), "-o", "json").json["rules_checked"]
 
 
-def old_database(path: Path) -> Path:
-    """A file as the first migration alone makes it."""
-    from lash_cli.store.sqlite import schema
-
-    connection = sqlite3.connect(path, isolation_level=None)
-    schema.MIGRATIONS[0][1](connection)
-    connection.execute(
-        "CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT)"
-    )
-    connection.execute("INSERT INTO _sqlite_migrations VALUES (1, 'lash', '0001_first_tables', '2026-01-01')")
-    connection.execute("PRAGMA user_version = 1")
-    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
-    connection.close()
-    path.chmod(0o600)
-    return path
-
-
 def test_a_purge_wants_the_name_and_leaves_nothing_behind(lash, home):
     prepare(home, OPEN, ("turn", "s", "!text remember-this-word"))
     lash("db", "backup")
@@ -573,6 +557,7 @@ def test_a_copy_that_the_disk_does_not_keep_is_told_by_the_name_of_what_was_to_b
             backup.restore(copy, database, tmp_path / "aside.db", SystemClock())
     written = copy if verb == "backup" else database
     assert (told.value.code, told.value.details) == ("output_not_written", {"path": str(written)})
+    assert told.value.hint == "see what is wrong with that disk", "what was done stands where names cannot be synced"
     assert not list(tmp_path.glob(".*"))
 
 

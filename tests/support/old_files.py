@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from lash_cli.store.sqlite import checked_tables, numbered_tables, queue_tables, schema, search_tables
+
+
+def old_database(path: Path) -> Path:
+    """A file as the first migration alone makes it."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    schema.MIGRATIONS[0][1](connection)
+    connection.execute(
+        "CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set TEXT, name TEXT, applied_at TEXT)"
+    )
+    connection.execute("INSERT INTO _sqlite_migrations VALUES (1, 'lash', '0001_first_tables', '2026-01-01')")
+    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+    connection.close()
+    path.chmod(0o600)
+    return path
 
 
 def without_imports(connection: sqlite3.Connection) -> None:

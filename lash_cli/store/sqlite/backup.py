@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 
 from lash_cli.core.protocols import Clock
 from lash_cli.errors import ConflictError, NotFoundError, StoreError, StoreReadOnly, StoreUnusable
-from lash_cli.paths import taken_file, unwritten_file
+from lash_cli.paths import taken_file, unusable_path
 from lash_cli.store.sqlite import schema
 from lash_cli.store.sqlite.connections import connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
@@ -72,7 +72,7 @@ def back_up(database: Path, target: Path) -> Copy:
     """Write one moment of `database` into the new file `target`, mode 0600.
 
     Raises `NotFoundError` (`store_not_found`), `ConflictError` (`file_exists`),
-    what reading raises, and as `paths.unwritten_file`.
+    what reading raises, and as `paths.unusable_path`.
     """
     if not is_there(database):
         raise NotFoundError(f"{database} does not exist", code="store_not_found")
@@ -112,7 +112,7 @@ def _told_of(target: Path) -> Iterator[None]:
         number = getattr(error.__cause__, "sqlite_errorcode", 0)
         if number == sqlite3.SQLITE_FULL or (number & 0xFF == sqlite3.SQLITE_IOERR and number not in _READ_FAULTS):
             reason = errno.ENOSPC if number == sqlite3.SQLITE_FULL else errno.EIO
-            raise unwritten_file(target, OSError(reason, str(error.__cause__))) from error
+            raise unusable_path(str(target), OSError(reason, str(error.__cause__)), "write") from error
         raise
 
 
@@ -256,7 +256,7 @@ def _unfinished(target: Path, *, suffix: str = "partial") -> Iterator[Path]:
     try:
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_RDWR, _FILE_MODE))
     except OSError as error:
-        raise unwritten_file(target, error) from error
+        raise unusable_path(str(target), error, "write") from error
     try:
         yield draft
     finally:
@@ -307,7 +307,7 @@ def _publish(draft: Path, target: Path) -> None:
     except FileExistsError:
         raise taken_file(target, "name another file") from None
     except OSError as error:
-        raise unwritten_file(target, error) from error
+        raise unusable_path(str(target), error, "write") from error
     _sync(target.parent, target, unless=_NO_SYNC)
 
 
@@ -357,8 +357,8 @@ def _bytes_in(path: Path) -> int:
 
 
 def _sync(path: Path, target: Path, *, unless: frozenset[int] = frozenset()) -> None:
-    """Have a file, or the names in a directory, survive a power cut; raises as `unwritten_file` of `target`, unless it
-    is for one of these numbers."""
+    """Have a file, or the names in a directory, survive a power cut; raises as `unusable_path` of `target`, unless
+    it is for one of these numbers."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -367,4 +367,4 @@ def _sync(path: Path, target: Path, *, unless: frozenset[int] = frozenset()) -> 
             os.close(descriptor)
     except OSError as error:
         if error.errno not in unless:
-            raise unwritten_file(target, error) from error
+            raise unusable_path(str(target), error, "write") from error
