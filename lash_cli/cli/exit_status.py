@@ -45,6 +45,8 @@ _REFUSED_HERE = frozenset(
         "empty_conversation", "invalid_request",
     }
 )  # fmt: skip
+#: What raises the limit that a turn was stopped at.
+_RAISED_BY = {"max_turns": "--max-steps N", "max_cost": "--max-cost USD"}
 _TRANSIENT = frozenset({"http", "stream", "unknown"})
 
 
@@ -129,9 +131,12 @@ def _provider_error(issue: TurnIssue, details: dict[str, Any], provider: str | N
 
 def _next_step(result: TurnResult, issue: TurnIssue | None, provider: str | None, is_kept: bool) -> str | None:
     """What helps where the provider's word for the failure says it; None where one has to look."""
+    again = _again(result, is_kept)
+    raised = _RAISED_BY.get(result.outcome.reason) if isinstance(result.outcome, Stopped) else None
+    if raised is not None:
+        return f"let it go on: {again}, with a higher limit by {raised}" if is_kept else f"raise the limit by {raised}"
     if issue is None:
         return None
-    again = _again(result, is_kept)
     if issue.terminal_reason == "context_overflow":
         shorter = f"make it shorter with: lash compact {result.session_id}" if is_kept else "make it shorter"
         return f"{shorter}, or ask a model with a larger window: {again} --model ID"

@@ -193,6 +193,13 @@ def test_where_the_text_of_a_turn_was_found_is_not_why_it_stopped() -> None:
     assert error is not None and error.message == "the turn stopped (max_turns)"
 
 
+@pytest.mark.parametrize(("reason", "option"), [("max_turns", "--max-steps"), ("max_cost", "--max-cost")])
+def test_a_turn_that_was_stopped_at_a_limit_can_go_on_with_a_higher_one(reason, option) -> None:
+    error = turn_error(result(Stopped(reason)), {})
+    assert error is not None and error.hint is not None
+    assert "lash turn s '…'" in error.hint and option in error.hint
+
+
 def test_only_stopped_turns_are_errors_and_a_cancelled_one_is_7() -> None:
     assert turn_error(result(Finished(AssistantMessage("hi"))), {}) is None
     assert turn_error(result(AgentFrameSwitch("f", "x")), {}) is None

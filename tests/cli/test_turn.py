@@ -13,7 +13,16 @@ import pytest
 from support.cli import spawn_lash
 from support.error_world import dump, told
 from support.prepared import OPEN, prepare
-from support.wire import ThreadedChatServer, cut_reply, error_reply, text_reply, tool_calls_reply, usage_of
+from support.wire import (
+    ThreadedChatServer,
+    chunk,
+    cut_reply,
+    error_reply,
+    stream_reply,
+    text_reply,
+    tool_calls_reply,
+    usage_of,
+)
 
 TWO_STEPS = '!tool exec_command {"cmd":"true"}\n!then\n!tool exec_command {"cmd":"true"}'
 ONCE = {"LASH_CFG__providers__loopback__options": "{max_attempts = 1}"}
@@ -262,6 +271,15 @@ def test_a_turn_that_does_not_finish_leaves_stdout_empty_and_tells_which_turn_it
     assert (text.code, text.out) == (status, "")
     assert "error: " in text.err and "resume: lash turn" in text.err
     assert lash("turn", "s", "!text fine", "-q").out == "fine\n", "the session stays usable"
+
+
+def test_a_turn_that_answers_with_reasoning_alone_says_that_there_is_no_answer(lash) -> None:
+    with ThreadedChatServer([stream_reply(chunk({"reasoning_content": "hmm"}), chunk({}, "stop"))]) as server:
+        env = openai(server)
+        lash("open", "s", env=env)
+        done = lash("turn", "s", "hi", env=env)
+    assert (done.code, done.out.strip()) == (0, "")
+    assert "warning: the model ended the turn without a word" in done.err
 
 
 PRICED = "[models.loopback]\nprices = { input = 1.0, output = 2.0 }\n"
