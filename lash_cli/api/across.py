@@ -65,6 +65,13 @@ def require_session_id(session_id: str) -> None:
         )
 
 
+def require_kind(given: object, kind: type, *, hint: str | None = None, code: str = "usage") -> None:
+    """Raise `UsageError` for what was handed in where a `kind` belongs; `hint` says how one is made, or what takes what
+    is most often given in its place."""
+    if not isinstance(given, kind):
+        raise UsageError(f"this takes a {kind.__name__}, not {type(given).__name__}", hint=hint, code=code)
+
+
 def require_readable(value: object, kind: Any, what: str) -> None:
     """Raise `UsageError` for what was handed in and could not be read again where it is stored (`codec.reread`)."""
     try:
@@ -127,6 +134,7 @@ class AcrossProcesses:
         """
         if given is None:
             return self._new_owner()
+        require_kind(given, LeaseOwnerIdentity, hint="it is made by LeaseOwnerIdentity(owner_id, incarnation_id)")
         identity = (given.owner_id, given.incarnation_id)
         for shared in tuple(self._opened_sessions):
             holder = (shared.owner.owner_id, shared.owner.incarnation_id)
@@ -194,8 +202,8 @@ class AcrossProcesses:
         (`no_active_turn`) when none runs, `UsageError` for a blank request id
         (`invalid_turn_cancel_request`) or turn id (`missing_execution_scope_id`), and for what is no text.
         """
-        if request_id is not None and not request_id.strip():
-            raise UsageError("a cancel request id must not be blank", code="invalid_turn_cancel_request")
+        if request_id is not None and (not isinstance(request_id, str) or not request_id.strip()):
+            raise UsageError("a cancel request id is text and not blank", code="invalid_turn_cancel_request")
         require_named("the id of the turn to cancel", turn_id)
         store = self.store
         if turn_id is None:
@@ -227,6 +235,7 @@ class AcrossProcesses:
         """
         from lash_cli.runtime.stored_turns import stored_outcome  # only whoever waits needs it (design D16)
 
+        require_kind(address, TurnAddress, hint="it is made by TurnAddress(session_id, turn_id)")
         deadline = None if timeout_ms is None else self.host.clock.monotonic() + timeout_ms / 1000
         delay = TERMINAL_POLL_FIRST_S
         while True:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 import msgspec
 
-from lash_cli.api.across import require_described, require_session_id
+from lash_cli.api.across import require_described, require_kind, require_session_id
 from lash_cli.api.history import SessionHistories
 from lash_cli.api.session import LashSession
 from lash_cli.api.shared import SharedSession, refuse_within_turn, stop_own_turns
@@ -60,6 +60,7 @@ from lash_cli.runtime.host import (
     ProviderResolver,
     RuntimeHost,
     SingleProvider,
+    collaborators,
     require_collaborators,
     resolver_of,
 )
@@ -185,12 +186,8 @@ class LashCore(SessionHistories):
             attachments=attachments,
             builtins=builtins,
         )
-        self._tools = tuple(tools)
-        plugins = _standard_context() if context is None else tuple(context)
-        for source in self._tools:
-            require_collaborators(tools=source)
-        for plugin in plugins:
-            require_collaborators(context=plugin)
+        self._tools = collaborators("tools", tools)
+        plugins = _standard_context() if context is None else collaborators("context", context)
         resolver: ProviderResolver | None = None
         if providers is not None:
             resolver = resolver_of(providers, is_strict=strict)
@@ -289,8 +286,9 @@ class LashCore(SessionHistories):
         processes at once (contract 02 §6.3, 08 §5.2). Build the core with `queue_driver="none"`, so that nobody else
         here does.
 
-        Sessions run under their stored policy, with the tools of this core. `on_event` is awaited for each
-        `WorkEvent`, in order; what it raises ends the worker, after the turns that run, and comes out of `run`.
+        Sessions run under their stored policy, with the tools of this core. `on_event` is told each
+        `WorkEvent`, in order, and awaited if it can be; what it raises ends the worker, after the turns that run, and
+        comes out of `run`.
         Raises `LashRuntimeError` for a core without a store.
         """
         from lash_cli.runtime.worker import QueueWorker
@@ -394,12 +392,13 @@ class LashCore(SessionHistories):
         takes the lane, a new one unless given; while another handle of the
         session has that identity it is another incarnation of it. `provider`
         makes the model calls of this open, whatever is recorded; nothing of it
-        is stored, and who gave it closes it. Raises
-        `UsageError` for an id, a name, labels or a mode of the wrong shape, `SessionNotFound` when it is
-        absent and `create` is off, `ConflictError` (`session_exists`) when it
-        had to be new and is not, `SessionDeleted`, and, before anything is
-        written, `StoreSessionMismatch` when `state` belongs to another session
-        and `UsageError` (`session_state_invalid`) when it does not hold
+        is stored, and who gave it closes it. Raises `UsageError` for an id, a
+        name, labels, a mode, a spec or an owner of the wrong shape, `ConfigError`
+        for a provider that is none, `SessionNotFound` when it is absent and
+        `create` is off, `ConflictError` (`session_exists`) when it had to be new
+        and is not, `SessionDeleted`, and, before anything is written,
+        `StoreSessionMismatch` when `state` belongs to another session and
+        `UsageError` (`session_state_invalid`) when it does not hold
         together.
         """
         session = await self._opened(
@@ -444,6 +443,9 @@ class LashCore(SessionHistories):
         keeps_all: bool = False,
     ) -> LashSession:
         require_session_id(session_id)
+        require_kind(spec, SessionSpec, hint="it is made by SessionSpec(model=…, …)", code="policy_invalid")
+        if provider is not None:
+            require_collaborators(provider=provider)
         require_described(name, cwd, parent, labels)
         if mode not in get_args(OpenMode):
             raise UsageError(f"a session is opened as {' or '.join(get_args(OpenMode))}, not {mode!r}")
@@ -517,6 +519,7 @@ class LashCore(SessionHistories):
     ) -> LashSession:
         """Open with a state the caller supplies; its id must match, and it goes on from its leaf. Raises as
         `open_session`."""
+        require_own(session_id, state)  # None among it, which opens what is stored there
         return await self.open_session(session_id, spec=spec, state=state)
 
     async def resume(
@@ -529,7 +532,10 @@ class LashCore(SessionHistories):
     ) -> LashSession:
         """Rebuild a parked session: the same path as opening it (contract 01 §4.5). What only the open before was given
         is given again or left out. Raises as `open_session`, and `ConflictError` (`parked_elsewhere`) for a session of
-        another store than this core's, which may have one of that id too."""
+        another store than this core's, which may have one of that id too, and `UsageError` (`session_not_parked`) for
+        what is no parked session."""
+        hint = "a session that is not parked is opened by its id, with: LashCore.open_session"
+        require_kind(parked, ParkedSession, hint=hint, code="session_not_parked")
         store = self.host.store
         if store is not None and not _is_one_store(store, parked.store):
             raise ConflictError(

@@ -22,6 +22,7 @@ from lash_cli.core.ingress import (
     HOST_PREFIX,
     ActiveTurn,
     ByInputId,
+    BySourceKey,
     InputDraft,
     NextTurn,
     PendingTurnInput,
@@ -70,8 +71,8 @@ class BatchSettlement(NamedTuple):
 
 def require_key(key: str) -> str:
     """`key`; raises `UsageError` (`invalid_key`) unless it is printable text."""
-    if not key.strip() or not key.isprintable():
-        raise UsageError("a key must be printable and not blank", code="invalid_key")
+    if not isinstance(key, str) or not key.strip() or not key.isprintable():
+        raise UsageError("a key must be printable text and not blank", code="invalid_key")
     return key
 
 
@@ -96,9 +97,17 @@ def require_addressee(ingress: TurnInputIngress) -> None:
 
 def require_command_key(key: str) -> str:
     """`key`; raises `LashRuntimeError` (`session_command_idempotency_key`) for a blank one."""
-    if not key.strip():
+    if not isinstance(key, str) or not key.strip():
         raise LashRuntimeError("session_command_idempotency_key", "a session command needs an idempotency key")
     return key
+
+
+def _require_target(given: PendingTurnInputCancelTarget) -> None:
+    if not isinstance(given, ByInputId | BySourceKey):
+        raise UsageError(
+            f"an input to cancel is named by ByInputId or BySourceKey, not by {type(given).__name__}",
+            hint="one is cancelled by its id with: cancel_input",
+        )
 
 
 class SessionQueue:
@@ -195,6 +204,10 @@ class SessionQueue:
 
     def _checked(self, draft: InputDraft) -> InputDraft:
         """`draft` as it may be stored; raises as `enqueue_all`."""
+        if not isinstance(draft, InputDraft):
+            raise UsageError(
+                f"inputs are enqueued as InputDraft, not as {type(draft).__name__}", hint="one text: enqueue"
+            )
         if draft.session_id != self.session_id:
             raise UsageError(f"the input belongs to session {draft.session_id!r}", code="session_binding_mismatch")
         require_addressee(draft.ingress)
@@ -233,10 +246,13 @@ class SessionQueue:
         """Cancel a set: no reader ever sees half of it. One result per target, in order; a repeated target was
         cancelled already the second time. With `by`, who was killed before the answer can tell its own work from
         that of others (`TurnInputStore.inputs_cancelled_by`)."""
+        for target in targets:
+            _require_target(target)
         return await self._store.cancel_turn_inputs(self.session_id, targets, by=by) if targets else ()
 
     async def cancel_suffix(self, anchor: PendingTurnInputCancelTarget) -> PendingTurnInputSuffixCancelOutcome:
         """Cancel everything from the anchor on, the anchor included."""
+        _require_target(anchor)
         return await self._store.cancel_turn_input_suffix(self.session_id, anchor)
 
     async def abandon_inputs(self, claim: TurnInputClaim) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from lash_cli.api.across import require_kind
 from lash_cli.api.shared import SharedSession, Within
 from lash_cli.api.turns import TurnActivitySink, TurnBuilder, answering, drawn, require_limits
 from lash_cli.api.verbs import QueueVerbs
@@ -299,8 +300,9 @@ class LashSession(QueueVerbs):
         `LashCore.direct_completion`, and `StoreError` when it is unknown whether
         the cost was booked.
         """
-        from lash_cli.runtime.direct import complete_directly
+        from lash_cli.runtime.direct import complete_directly, require_request
 
+        require_request(request)
         policy = self._state.policy
         request = msgspec.structs.replace(request, session_id=self.session_id, model=request.model or policy.model)
         try:
@@ -360,8 +362,12 @@ class LashSession(QueueVerbs):
     async def configure(self, patch: SessionConfigPatch) -> None:
         """Change provider, model, limits or prompt between turns; committed before the call returns.
 
-        On failure nothing is changed. Raises as `flush`.
+        On failure nothing is changed. Raises `UsageError` (`policy_invalid`) for what no session could be opened under,
+        and as `flush`.
         """
+        require_kind(
+            patch, SessionConfigPatch, hint="it is made by SessionConfigPatch(model=…, …)", code="policy_invalid"
+        )
 
         def change(state: ResidentSession) -> Undo | None:
             before, frames, dirty = state.policy, state.frames, set(state.dirty)

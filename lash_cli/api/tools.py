@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
+from lash_cli.api.across import require_kind
 from lash_cli.core.protocols import ToolProvider
 from lash_cli.core.tools import ToolManifest, ToolState
+from lash_cli.runtime.host import require_collaborators
 from lash_cli.tools.registry import ToolRegistry, ToolRestoreReport
 
 if TYPE_CHECKING:
@@ -66,8 +68,9 @@ class ToolAdmin:
         Sources live in this process: an open in another one finds the tools
         as orphans until their source is added there. Its id, `live:1` for the
         first one and so on, is what a grant names it by. Raises `ReconfigureError`
-        when a tool of the source clashes with one that is there.
+        when a tool of the source clashes with one that is there, and `ConfigError` for what is no source.
         """
+        require_collaborators(tools=provider)
         added: list[str] = []
         await self._edit(lambda: added.append(self._registry.add_source(provider)))
         return ToolSourceHandle(added[-1])
@@ -77,6 +80,7 @@ class ToolAdmin:
 
         Raises `ReconfigureError` `tool_source_unknown` for one that is gone.
         """
+        require_kind(handle, ToolSourceHandle, hint="it is what add_provider returned")
         await self._edit(lambda: self._registry.remove_source(handle.source_id))
         return self._registry.generation
 

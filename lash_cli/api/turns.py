@@ -11,11 +11,12 @@ import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
+from inspect import isawaitable
 from typing import Any
 
 import msgspec
 
-from lash_cli.api.across import require_readable
+from lash_cli.api.across import require_kind, require_readable
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.codec import reread
 from lash_cli.core.content import ProtocolTurnOptions, TurnInput, options_over
@@ -27,6 +28,7 @@ from lash_cli.core.protocols import ModelCaller
 from lash_cli.errors import LashRuntimeError, UsageError
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.ending import outlast
+from lash_cli.runtime.host import require_collaborators
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest
 
 STREAM_QUEUE_ITEMS = 256
@@ -43,6 +45,12 @@ def answering(turn_input: TurnInput, output: OutputSpec | dict[str, Any]) -> Tur
     from lash_cli.runtime.structured import check_output
 
     wanted = JsonSchemaOutput(OUTPUT_NAME, output) if isinstance(output, dict) else output
+    if not isinstance(wanted, OutputSpec):
+        raise UsageError(
+            f"an output is a JSON Schema or an OutputSpec, not {type(wanted).__name__}",
+            hint="that of a struct is msgspec.json.schema(Struct)",
+            code="schema_invalid",
+        )
     check_output(wanted)
     return msgspec.structs.replace(
         turn_input, protocol_turn_options=with_output(turn_input.protocol_turn_options, wanted)
@@ -53,6 +61,7 @@ def drawn(turn_input: TurnInput, generation: Generation) -> TurnInput:
     """`turn_input` that also says how its answers are drawn; raises `UsageError` for options that cannot be read."""
     from lash_cli.core.generation import with_generation
 
+    require_kind(generation, Generation, hint="it is made by Generation(temperature=…, …)")
     try:
         options = with_generation(turn_input.protocol_turn_options, generation)
     except ValueError as error:
@@ -78,6 +87,13 @@ def require_limits(
         require_readable(cost_limit, CostLimit, "what a turn may cost")
 
 
+def _require_contributions(*given: PromptContribution) -> None:
+    for contribution in given:
+        require_kind(
+            contribution, PromptContribution, hint="it is made by PromptContribution(slot, text)", code="prompt_invalid"
+        )
+
+
 class TurnActivityFanout:
     """A sink of several sinks: each gets every activity, in their order, one after the other (contract 04 §7). A slow
     one holds up those behind it and the turn; what one raises goes to the turn."""
@@ -89,6 +105,13 @@ class TurnActivityFanout:
         """Hand `activity` to every sink."""
         for sink in self._sinks:
             await sink(activity)
+
+
+async def _handed_on(sink: Callable[[TurnActivity], object], activity: TurnActivity) -> None:
+    """Hand `activity` to a sink of either kind: a plain function has done with it when it returns."""
+    answer = sink(activity)
+    if isawaitable(answer):
+        await answer
 
 
 def _tell(ended: asyncio.Future[None], work: object = None) -> None:
@@ -128,22 +151,25 @@ class TurnBuilder:
 
     def prompt_template(self, template: tuple[PromptSection, ...] | None) -> TurnBuilder:
         """Render this turn's system prompt by another template."""
-        return self._with_prompt(self._request.prompt.prompt_template(template))
+        return self._with_prompt(PromptLayer.prompt_template, template)
 
     def prompt_contribution(self, contribution: PromptContribution) -> TurnBuilder:
         """Add to this turn's system prompt."""
-        return self._with_prompt(self._request.prompt.prompt_contribution(contribution))
+        _require_contributions(contribution)
+        return self._with_prompt(PromptLayer.prompt_contribution, contribution)
 
     def replace_prompt_slot(self, slot: PromptSlot, *contributions: PromptContribution) -> TurnBuilder:
         """Put `contributions` in place of what core and session have under `slot`, for this turn."""
-        return self._with_prompt(self._request.prompt.replace_prompt_slot(slot, *contributions))
+        _require_contributions(*contributions)
+        return self._with_prompt(PromptLayer.replace_prompt_slot, slot, *contributions)
 
     def clear_prompt_slot(self, slot: PromptSlot) -> TurnBuilder:
         """Leave `slot` out of this turn's system prompt."""
-        return self._with_prompt(self._request.prompt.clear_prompt_slot(slot))
+        return self._with_prompt(PromptLayer.clear_prompt_slot, slot)
 
-    def _with_prompt(self, prompt: PromptLayer) -> TurnBuilder:
+    def _with_prompt(self, change: Callable[..., PromptLayer], *given: object) -> TurnBuilder:
         try:
+            prompt = change(self._request.prompt, *given)
             reread(prompt, PromptLayer)
         except ValueError as error:
             raise UsageError(f"that is no prompt a turn can have: {error}", code="prompt_invalid") from error
@@ -164,7 +190,9 @@ class TurnBuilder:
 
     def provider(self, caller: ModelCaller) -> TurnBuilder:
         """Have `caller` make this turn's model calls, whatever provider the session is recorded with. Nothing of it is
-        stored, so a turn that a crash cuts off is finished with the session's own; who gave it closes it."""
+        stored, so a turn that a crash cuts off is finished with the session's own; who gave it closes it. Raises
+        `ConfigError` for what is none."""
+        require_collaborators(provider=caller)
         self._request = msgspec.structs.replace(self._request, provider=caller)
         return self
 
@@ -181,11 +209,17 @@ class TurnBuilder:
         async def collect(activity: TurnActivity) -> None:
             activities.append(activity)
 
-        output = await self.stream_to(collect)
+        output = await self._told(collect)
         return msgspec.structs.replace(output, activities=tuple(activities))
 
-    async def stream_to(self, sink: TurnActivitySink) -> TurnOutput:
-        """Run to the end, handing each activity to `sink` as it happens; a slow sink slows the turn."""
+    async def stream_to(self, sink: TurnActivitySink | Callable[[TurnActivity], object]) -> TurnOutput:
+        """Run to the end, handing each activity to `sink` as it happens; a slow sink slows the turn. What it returns is
+        awaited if it can be. Raises `UsageError` for a sink that cannot be called."""
+        if not callable(sink):
+            raise UsageError(f"a sink is a function of each activity, not {type(sink).__name__}")
+        return await self._told(partial(_handed_on, sink))
+
+    async def _told(self, sink: Sink) -> TurnOutput:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         tell = partial(_tell, ended)
@@ -251,8 +285,8 @@ class QueuedTurnBuilder:
         self._idle = output.idle
         return output if output.turns else None
 
-    async def stream_to(self, sink: TurnActivitySink) -> TurnOutput | None:
-        """As `run`, handing each activity to `sink` as it happens."""
+    async def stream_to(self, sink: TurnActivitySink | Callable[[TurnActivity], object]) -> TurnOutput | None:
+        """As `run`, handing each activity to `sink` as `TurnBuilder.stream_to` does."""
         output = await self._turn.stream_to(sink)
         self._idle = output.idle
         return output if output.turns else None

@@ -29,7 +29,7 @@ from lash_cli.core.queued_work import (
     SessionCommandReceipt,
     command_source_key,
 )
-from lash_cli.errors import LashRuntimeError
+from lash_cli.errors import LashRuntimeError, UsageError
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest, unseen
 from lash_cli.store.base import DrainSelection
 
@@ -195,6 +195,8 @@ class QueueVerbs:
         `UsageError` for a blank id or a limit below 1.
         """
         self._check_open()
+        if isinstance(batch_ids, str):
+            raise UsageError("the batches of a queued turn are a list of their ids, not one of them")
         for given in (*batch_ids, drain_id):
             require_named("an id of a queued turn", given)
         require_limits(max_turns, timeout_ms=timeout_ms)

@@ -19,15 +19,19 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _DIGIT_OF_BYTE = bytes(ord(_ALPHABET[byte & 0x1F]) for byte in range(256))
 
 
-def is_session_id(text: str) -> bool:
-    """Whether `text` may name a session: 1 to 128 characters of `[A-Za-z0-9._:-]`, first one alphanumeric."""
-    return _SESSION_ID.fullmatch(text) is not None
+def is_session_id(given: object) -> bool:
+    """Whether `given` may name a session: 1 to 128 characters of `[A-Za-z0-9._:-]`, first one alphanumeric."""
+    return isinstance(given, str) and _SESSION_ID.fullmatch(given) is not None
 
 
 def require_named(what: str, given: str | None) -> None:
     """Raise `UsageError` (`missing_execution_scope_id`) for a blank id: no effect has a scope without a name, so a turn
-    of that id would never end. None is for no id."""
-    if given is not None and not given.strip():
+    of that id would never end; and for what is no text. None is for no id."""
+    if given is None:
+        return
+    if not isinstance(given, str):
+        raise UsageError(f"{what} is a text, not {type(given).__name__}", code="missing_execution_scope_id")
+    if not given.strip():
         raise UsageError(f"{what} must not be blank", code="missing_execution_scope_id")
 
 

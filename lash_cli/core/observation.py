@@ -44,6 +44,8 @@ class SessionCursor(msgspec.Struct, frozen=True, gc=False):
     @classmethod
     def from_store_token(cls, token: str) -> SessionCursor:
         """Adopt a printed cursor; raises `SessionCursorMalformed` naming the part that is wrong."""
+        if not isinstance(token, str):
+            raise _no_cursor(token, "where none was kept, begin with that of current_observation()")
         prefix, _, rest = token.partition(":")
         if prefix != _PREFIX:
             raise SessionCursorMalformed(f"a session cursor begins with {_PREFIX!r}")
@@ -72,11 +74,12 @@ class SessionCursor(msgspec.Struct, frozen=True, gc=False):
 def require_cursor(given: object, session_id: str) -> None:
     """Raise `SessionCursorMalformed` for what was handed in as a cursor and is none, and else as `require_session`."""
     if not isinstance(given, SessionCursor):
-        raise SessionCursorMalformed(
-            f"a session cursor cannot be of the type {type(given).__name__}",
-            hint="a printed one is read by SessionCursor.from_store_token(text)",
-        )
+        raise _no_cursor(given, "a printed one is read by SessionCursor.from_store_token(text)")
     given.require_session(session_id)
+
+
+def _no_cursor(given: object, hint: str) -> SessionCursorMalformed:
+    return SessionCursorMalformed(f"a session cursor cannot be of the type {type(given).__name__}", hint=hint)
 
 
 def _number(text: str, part: str) -> int:

@@ -303,6 +303,8 @@ class SessionSpec(PolicyChoice, frozen=True, kw_only=True):
     def resolve_against(self, base: SessionPolicy, stored: PersistedSessionConfig | None = None) -> SessionPolicy:
         """The policy of this open: the spec over the stored config (if `inherit="stored"`) over `base`. Raises
         `UsageError` as `readable_policy` does."""
+        if self.inherit not in ("core", "stored"):
+            raise UsageError(f"a spec inherits from 'core' or 'stored', not {self.inherit!r}", code="policy_invalid")
         inherited: dict[str, Any] = {}
         if self.inherit == "stored" and stored is not None:
             inherited = {name: getattr(stored, name) for name in ("provider_id", "model", "max_turns", "generation")}

@@ -279,7 +279,9 @@ def command_draft(session_id: str, command: SessionCommand, source_key: str) -> 
 
 
 def command_source_key(command: SessionCommand, idempotency_key: str) -> str:
-    """The source key of a command under a caller's key."""
+    """The source key of a command under a caller's key; raises `InvalidQueuedWorkBatch` for what is no command."""
+    if not isinstance(command, SessionCommand):
+        raise InvalidQueuedWorkBatch(f"a session command cannot be of the type {type(command).__name__}")
     return f"command:{tag_of(command)}:{idempotency_key}"
 
 

@@ -159,6 +159,17 @@ def readable_resolution(resolution: Resolution) -> Resolution:
     return kept
 
 
+def require_wait_key(given: object) -> None:
+    """Raise `UsageError` (`invalid_await_event_resolution`) for what is no key of a wait, such as one that was read as
+    plain JSON."""
+    if not isinstance(given, AwaitEventKey):
+        raise UsageError(
+            f"a wait is resolved by its AwaitEventKey, not by {type(given).__name__}",
+            code="invalid_await_event_resolution",
+            hint="one that was kept as JSON is read by: msgspec.json.decode(text, type=AwaitEventKey)",
+        )
+
+
 def _no_resolution(why: str) -> UsageError:
     return UsageError(f"that cannot resolve a wait: {why}", code="invalid_await_event_resolution")
 

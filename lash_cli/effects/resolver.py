@@ -34,6 +34,7 @@ from lash_cli.core.wait import (
     judge_resolve,
     mint,
     readable_resolution,
+    require_wait_key,
     unknown_or_revoked,
 )
 from lash_cli.effects.host import MS_PER_S, first_of
@@ -149,6 +150,7 @@ class StoreResolver:
 
     async def resolve_await_event(self, key: AwaitEventKey, resolution: Resolution) -> ResolveOutcome:
         """See `AwaitEventResolver`."""
+        require_wait_key(key)
         outcome = await self._waits.resolve_wait(key, readable_resolution(resolution), self._clock.now_ms())
         self._bells.ring(key.key_id)
         return outcome
@@ -225,6 +227,7 @@ class InlineResolver:
 
     async def resolve_await_event(self, key: AwaitEventKey, resolution: Resolution) -> ResolveOutcome:
         """See `AwaitEventResolver`."""
+        require_wait_key(key)
         resolution = readable_resolution(resolution)
         state, stored = self._look(key)
         outcome = judge_resolve(state, stored)

@@ -45,7 +45,7 @@ from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.core.protocols import CancelSignal, Clock, EventSink, JudgesAttachments, Provider
 from lash_cli.core.redaction import kept_raw
 from lash_cli.core.usage import TokenUsage
-from lash_cli.errors import LlmTransportError
+from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.classify import MAX_ERROR_CHARS, from_exception, presentable
 from lash_cli.stragglers import end
 from lash_cli.system import SystemIds, clock_of
@@ -226,7 +226,12 @@ class RetryingCaller:
         """`provider_id` is what sessions remember, the provider's kind unless given. `clock` and `random_bits`, for
         the jitter, are those of the machine unless given. `secrets` are taken out of everything a provider says about
         a call. `captures_metadata` tells that the provider's transport is a `metadata.CapturingTransport`, whose
-        findings go into the record."""
+        findings go into the record. Raises `ConfigError` for what makes no attempts."""
+        if not hasattr(provider, "complete") or not hasattr(provider, "kind"):
+            raise ConfigError(
+                f"what makes attempts cannot be of the type {type(provider).__name__}",
+                hint="it is an object with the members of Provider; what provider(…) returns has its retries already",
+            )
         self._provider = provider
         self._provider_id = provider_id or provider.kind
         self._clock = clock_of(clock)

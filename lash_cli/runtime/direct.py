@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lash_cli.core.codec import reread, to_builtins
-from lash_cli.core.content import AttachmentPart, ToolCallPart
+from lash_cli.core.content import AttachmentPart, Message, ToolCallPart
 from lash_cli.core.direct import DirectLlmCompletion, DirectRequest, direct_scope, substantial_messages
 from lash_cli.core.llm import LlmCallRecord, LlmRequest, StreamEvent, ToolChoice
 from lash_cli.core.machine_rules import effective_reason, stop_of_reason
@@ -32,6 +32,7 @@ async def complete_directly(
     asked for again, and with the provider's code for a failed call; its details
     hold the call's record. Cancelling the awaiting task cancels the call.
     """
+    require_request(request)
     llm_request = _llm_request(host, request, request.model or model)
     caller = host.providers.resolve(request.provider_id or provider_id)
     result = await asked(caller, llm_request, sink=_unseen, cancel=CancelToken(), is_strict=host.is_strict)
@@ -52,6 +53,16 @@ async def complete_directly(
             case UnfitAnswer(problem=problem):
                 raise _failed(INVALID_OUTPUT, f"the answer does not have the required form: {problem}", result.record)
     return DirectLlmCompletion(response, result.record.usage, result.record, value)
+
+
+def require_request(request: object) -> None:
+    """Raise `DirectCompletionError` (`invalid_request`) for what is no request of messages, such as a bare text."""
+    if isinstance(request, DirectRequest) and all(isinstance(said, Message) for said in request.messages):
+        return
+    raise DirectCompletionError(
+        'a completion takes a DirectRequest of messages: DirectRequest((Message("1", Role.USER, (TextPart(text),)),))',
+        code=INVALID_REQUEST,
+    )
 
 
 def _llm_request(host: RuntimeHost, request: DirectRequest, model: ModelSpec) -> LlmRequest:

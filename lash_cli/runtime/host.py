@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ from lash_cli.store.base import RuntimePersistence
 if TYPE_CHECKING:
     from lash_cli.runtime.tool_hooks import ToolHookSet
     from lash_cli.runtime.tracing import Tracer
+
+T = TypeVar("T")
 
 ANY_ATTACHMENT = AttachmentPolicy()
 
@@ -206,3 +208,13 @@ def require_collaborators(**given: object) -> None:
         if collaborator is not None and not hasattr(collaborator, has):
             said = f"{name} cannot be of the type {type(collaborator).__name__}"
             raise ConfigError(said, hint=hint)
+
+
+def collaborators(name: str, given: Iterable[T]) -> tuple[T, ...]:
+    """Every member of `given`; raises `ConfigError` as `require_collaborators`, also for one alone."""
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"{name} cannot be of the type {type(given).__name__}", hint=_COLLABORATORS[name][1])
+    members = tuple(given)
+    for member in members:
+        require_collaborators(**{name: member})
+    return members

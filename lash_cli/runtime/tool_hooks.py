@@ -94,6 +94,8 @@ NO_HOOKS: Final = ToolHookSet()
 def tool_hook_set(hooks: Iterable[ToolHook], projector: ToolResultProjector | None) -> ToolHookSet:
     """The hooks a host plugs in; raises `PluginRegistrationError` for one of another shape or an id that is taken."""
     known: dict[str, ToolHook] = {}
+    if not isinstance(hooks, Iterable):
+        raise PluginRegistrationError(f"tool hooks are a list of them, not one {type(hooks).__name__}")
     for hook in hooks:
         hook_id = getattr(hook, "hook_id", None)
         if not isinstance(hook_id, str) or not hook_id.strip() or storable(hook_id) != hook_id:

@@ -103,7 +103,7 @@ WorkEvent = (
     | HeldAfterFailure
     | LaneGivenUp
 )
-OnWorkEvent = Callable[[WorkEvent], Awaitable[None]]
+OnWorkEvent = Callable[[WorkEvent], Awaitable[None] | None]
 
 
 class WorkReport(msgspec.Struct, frozen=True):

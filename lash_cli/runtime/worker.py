@@ -19,7 +19,15 @@ from lash_cli.core.activity import TurnActivity
 from lash_cli.core.codec import described
 from lash_cli.core.outcome import Stopped, TurnResult
 from lash_cli.core.protocols import Clock
-from lash_cli.errors import ConfigError, LashError, LashRuntimeError, NotFoundError, SessionClosed, TooManyOpenFiles
+from lash_cli.errors import (
+    ConfigError,
+    LashError,
+    LashRuntimeError,
+    NotFoundError,
+    SessionClosed,
+    TooManyOpenFiles,
+    UsageError,
+)
 from lash_cli.runtime.demand import PASSES_IN_A_ROW, Drainable, SessionOpener, is_passing
 from lash_cli.runtime.requests import TurnOutput
 from lash_cli.runtime.work_events import (
@@ -63,8 +71,8 @@ class QueueWorker:
         is_strict: bool = False,
     ) -> None:
         """`opener` opens a session where it belongs, under its stored policy and an owner of its own. `on_event` is
-        awaited in the order things happen; what it raises, and with `is_strict` what else is raised and will not pass,
-        ends the worker, after the turns that run, and comes out of `run`."""
+        told in the order things happen, and awaited if it can be; what it raises, and with `is_strict` what else is
+        raised and will not pass, ends the worker, after the turns that run, and comes out of `run`."""
         self._store = store
         self._clock = clock
         self._open = opener
@@ -113,6 +121,8 @@ class QueueWorker:
         on; `ConfigError` when a named session cannot be run here; and
         `SessionDeleted` once every named session was deleted.
         """
+        if isinstance(session_ids, str):
+            raise UsageError("a worker is given a list of session ids, not one of them")
         self._running_in = asyncio.get_running_loop()
         self._search = WorkSearch(self._store, self._clock, self._options, tuple(dict.fromkeys(session_ids)))
         await self._search.admit()
@@ -353,7 +363,9 @@ class QueueWorker:
         if self._on_event is None:
             return
         try:
-            await self._on_event(event)
+            told = self._on_event(event)
+            if told is not None:
+                await told
         except Exception as error:
             self._fail(error)
             task = asyncio.current_task()

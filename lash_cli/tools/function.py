@@ -277,6 +277,8 @@ class FunctionToolProvider:
         self._tools: dict[str, FunctionTool] = {}
         self._deferred: dict[str, FunctionTool] = {}
         for known, given in ((self._tools, tools), (self._deferred, deferred)):
+            if not isinstance(given, Iterable):
+                raise PluginRegistrationError(f"the tools of a source are a list, not one {type(given).__name__}")
             for entry in given:
                 if not isinstance(entry, FunctionTool):
                     raise PluginRegistrationError(f"{entry!r} is no tool yet: decorate a function by @tool(name=…)")

@@ -41,6 +41,8 @@ _READ_ONLY: Final = 8
 _CANNOT_OPEN: Final = 14
 _CORRUPT_CODES: Final = {11, 26}
 # Our statements are tested against our schema: what they do not find was taken out of the file.
+# What it says of a parameter that is neither text, nor a number, nor bytes.
+_NO_VALUE: Final = "Error binding parameter"
 _MISSING_PARTS: Final = ("no such table", "no such column", "vtable constructor failed")
 # We store text as UTF-8 and nothing else: what is none was changed in the file. SQLite goes on with what it is.
 _DAMAGED_TEXT: Final = "Could not decode to UTF-8"
@@ -91,6 +93,9 @@ def closed_error(path: StrPath, *, is_forked: bool) -> StoreError:
 def told_error(error: BaseException, path: StrPath) -> BaseException:
     """What a caller is told for what went wrong in its job: errors of SQLite, numbers and texts that are none to
     it, and records that are none, as ours."""
+    if isinstance(error, sqlite3.ProgrammingError) and str(error).startswith(_NO_VALUE):
+        # Only a program can hand one in, such as a session where its id belongs.
+        return UsageError(f"an id, a key or a name is text: {str(error).partition(': ')[2]}")
     if isinstance(error, sqlite3.Error):
         return map_error(error, path)
     if isinstance(error, UNDECODABLE):
