@@ -166,7 +166,7 @@ def require_wait_key(given: object) -> None:
         raise UsageError(
             f"a wait is resolved by its AwaitEventKey, not by {type(given).__name__}",
             code="invalid_await_event_resolution",
-            hint="one that was kept as JSON is read by: msgspec.json.decode(text, type=AwaitEventKey)",
+            hint="one that was kept as JSON is decoded as what it is: type=AwaitEventKey",
         )
 
 

@@ -102,7 +102,7 @@ GIVEN: dict[str, tuple[str, str, Callable[[LashCore, LashSession], Any]]] = {
     "an id for a source": ("usage", "add_provider", lambda c, s: s.tools().remove_source("live:1")),
     "JSON for the key of a wait": (
         "invalid_await_event_resolution",
-        "msgspec.json.decode",
+        "type=AwaitEventKey",
         lambda c, s: c.effect_host.resolve_await_event({"key_id": "k"}, ResolvedOk("yes")),
     ),
     "nothing for a kept cursor": (
