@@ -65,7 +65,7 @@ def _edit(editor: list[str], draft: str, before: bytes | None, held: HeldSignals
         run_editor(editor, draft, held)
         after = _read(draft)
         if after is None:
-            raise UsageError(f"the editor left no file {safe(draft)}", hint="the configuration is as it was")
+            raise UsageError(f"the editor left no file {safe(draft)}", hint="nothing was written")
         if after == (_TEMPLATE.encode() if before is None else before):
             os.unlink(draft)
             return False

@@ -111,6 +111,7 @@ def test_a_text_that_the_editor_took_away_empties_no_configuration(home, config,
     status, seen = edit(home, f"import os; os.rename(path, {str(home.parent / 'elsewhere.toml')!r}){then}")
     assert status == (1 if then else 2) and config.read_text() == BEFORE
     assert "Traceback" not in seen and "unexpected" not in seen, seen
+    assert "as it was" not in seen, "somebody else may have changed it meanwhile"
     assert not drafts(home)
 
 

@@ -24,7 +24,7 @@ from support.processes import start_process
 
 from lash_cli.core.codec import encode
 from lash_cli.core.ingress import ActiveTurn
-from lash_cli.errors import StoreLocked, StoreReadOnly, StoreUnusable
+from lash_cli.errors import LashError, StoreLocked, StoreReadOnly, StoreUnusable
 from lash_cli.store.base import ReadScope
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
@@ -262,6 +262,20 @@ def private(tmp_path: Path, clock: ManualClock) -> Iterator[Path]:
             os.seteuid(0)
         directory.chmod(0o700)
         shutil.rmtree(directory)
+
+
+def test_a_log_that_the_disk_has_no_file_for_is_no_matter_of_permissions(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lash.db"
+    Database.open(path, clock=clock).close()
+    (tmp_path / "lash.db-wal").mkdir()
+    room = os.statvfs(path)
+    full = os.statvfs_result((*room[:5], 1000, 0, 0, *room[8:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    with pytest.raises(LashError) as caught:
+        Database.open(path, clock=clock, read_only=True)
+    assert (caught.value.code, caught.value.hint) == ("output_not_written", "make room there, then try again")
 
 
 def test_a_read_only_directory_without_a_database_is_refused_and_stays_empty(private: Path, clock: ManualClock) -> None:

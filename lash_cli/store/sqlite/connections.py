@@ -8,6 +8,7 @@ clock, which is for records.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import threading
@@ -119,8 +120,10 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     if primary == _CANNOT_OPEN and not _has_descriptor_left():
         return TooManyOpenFiles(f"{path} cannot be opened: too many open files")
     if primary in _READ_ONLY_CODES:
-        from lash_cli.paths import readable_hint
+        from lash_cli.paths import readable_hint, unusable_path
 
+        if primary == _CANNOT_OPEN and not _has_file_left(path):
+            return unusable_path(os.fsdecode(path), OSError(errno.ENOSPC, "its disk takes no file more"), "open")
         # What reading could not do there has another one of these codes.
         elsewhere = (
             "it can only be read there: copy it to a directory that can be written"
@@ -152,6 +155,15 @@ def _version(path: StrPath) -> int:
     except (sqlite3.Error, LashError):
         return 0
     return int(version)
+
+
+def _has_file_left(path: StrPath) -> bool:
+    """Whether one more file may be made where `path` is: the log of a database is one. True where nobody counts them."""
+    try:
+        room = os.statvfs(path)
+    except OSError:
+        return True
+    return room.f_files == 0 or room.f_favail > 0
 
 
 def _has_descriptor_left() -> bool:
