@@ -158,7 +158,7 @@ def _version(path: StrPath) -> int:
 
 
 def _has_file_left(path: StrPath) -> bool:
-    """Whether one more file may be made where `path` is: the log of a database is one. True where nobody counts them."""
+    """Whether one more file fits where `path` is, as the log of a database; True where nobody counts them."""
     try:
         room = os.statvfs(path)
     except OSError:
