@@ -35,6 +35,8 @@ _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
 #: The status that a server behind no proxy never gives.
 PROXY_REFUSED = 407
+#: The code of an environment that nothing can be sent with.
+SETUP_INVALID = "network_setup_invalid"
 _LAST_PORT = 65535
 
 
@@ -180,7 +182,7 @@ class Httpx2Transport:
         except (httpx2.InvalidURL, ImportError, OSError, ValueError) as error:
             # Without the cause, whose text may hold the password of a proxy.
             raise LlmTransportError(
-                _unusable_environment(error), kind="validation", code="network_setup_invalid"
+                _unusable_environment(error), kind="validation", code=SETUP_INVALID
             ) from None
 
 
@@ -273,11 +275,13 @@ async def _library_faults(position: str, url: str | None = None) -> AsyncIterato
 def _proxy_refusal(said: str, position: str) -> LlmTransportError:
     """Only the number: the words are the proxy's own, and it knows a password that nobody here would recognise."""
     status = re.match("[0-9]{3}", said)
+    # It wants a password, which the next request would not bring either.
+    is_passing = status is None or int(status[0]) != PROXY_REFUSED
     return LlmTransportError(
         f"the proxy refused to connect{f' ({status[0]})' if status else ''}; check {_set_names(_PROXIES)}",
-        kind="transport",
-        code="proxy_error",
-        retryable=True,
+        kind="transport" if is_passing else "validation",
+        code="proxy_error" if is_passing else SETUP_INVALID,
+        retryable=is_passing,
         protocol_position=position,
     )
 

@@ -85,7 +85,10 @@ async def test_a_proxy_that_refuses_is_named_by_its_number_and_its_words_are_not
         monkeypatch.setitem(wire._REASONS, 407, "Authentication of me:proxypassword failed")
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:proxypassword@{host}")
         result = await call(f"{scheme}://provider.invalid/v1")
-    assert (result.error.kind, result.error.code, result.error.retryable) == ("transport", "proxy_error", True)
+    assert (result.error.kind, result.error.code, result.error.retryable) == (
+        "validation", "network_setup_invalid", False,
+    )  # fmt: skip
+    assert len(result.record.attempts) == 1
     assert result.error.message == f"the proxy refused to connect (407); check {scheme.upper()}_PROXY"
     assert "proxypassword" not in repr(result)
 
