@@ -189,7 +189,7 @@ def presentable(text: str, secrets: tuple[str, ...] = ()) -> str:
 def classify_http(
     status: int, headers: Mapping[str, str], body: str, *, now_ms: int, secrets: tuple[str, ...] = ()
 ) -> NormalizedError:
-    """The verdict on an answer whose status is not 200. Header names are lower case."""
+    """The verdict on an answer whose status is not one of success. Header names are lower case."""
     document = _json_or_none(body)
     message, codes = _message_and_codes(document)
     hint = retry_after_ms(headers, document, now_ms=now_ms)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MAX_ERROR_BODY_BYTES = 64 * 1024
 ERROR_BODY_SECONDS = 10.0
+#: The statuses of an answer. Some frameworks that gateways are written in say of every POST that it made something.
+ANSWERED = (200, 201)
 
 
 class HttpProvider:
@@ -102,7 +104,7 @@ class HttpProvider:
             async with asyncio.timeout(self._timeouts.request) as limit:
                 response = await self._transport.send(outgoing, start_timeout=self._timeouts.response_start)
                 try:
-                    if response.status != 200:
+                    if response.status not in ANSWERED:
                         limit.reschedule(None)  # its status is known, and the body has a limit of its own
                         raise await self._refusal(response)
                     return await reader.read(response)

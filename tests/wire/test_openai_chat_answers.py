@@ -492,6 +492,12 @@ async def test_fields_of_the_wrong_type_are_ignored(document: dict[str, Any]) ->
     assert response.full_text == "ok"
 
 
+async def test_an_answer_under_the_status_of_something_made_is_an_answer() -> None:
+    """What frameworks that gateways are written in say of every POST."""
+    response, _ = await ask(replace(text_reply("ok"), status=201))
+    assert response.full_text == "ok"
+
+
 @pytest.mark.parametrize("reply", [html_reply(), Reply((b"<html>",))], ids=["html", "html called a stream"])
 async def test_a_web_page_with_status_200_is_named_as_such(reply: Reply) -> None:
     error = await failure(reply)
