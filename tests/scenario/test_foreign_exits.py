@@ -73,6 +73,8 @@ class Policy:
 
 
 async def main():
+    # Under PYTHONASYNCIODEBUG, which would be told how long the machine takes.
+    asyncio.get_running_loop().slow_callback_duration = 600
     core = LashCore(
         provider=ScriptedCaller([answer], repeat=True),
         model=ModelSpec("m"),

@@ -7,22 +7,26 @@ the one that came last. What C code calls on behalf of an instruction (a `with`
 on a lock, an attribute) has no such place behind it. `threading` counts as if
 it were C too: an interrupt inside makes its events and threads forget their own
 locks, which nobody outside can mend. So does the bookkeeping of weak sets, which
-is called out of nowhere and swallows an interrupt; and a future that is being
-settled, which would be over and have woken nobody.
+is called out of nowhere and swallows an interrupt; a future that is being
+settled, which would be over and have woken nobody; and the stack that asyncio
+notes of whatever it makes while it is debugged.
 """
 
 from __future__ import annotations
 
 import _weakrefset
+import asyncio.format_helpers
 import gc
+import linecache
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import CodeType, FrameType
 from typing import Any
 
-_SEALED = {threading.__file__, _weakrefset.__file__}
+_SEALED = {module.__file__ for module in (threading, _weakrefset, traceback, linecache, asyncio.format_helpers)}
 _SETTLING = {"set_result", "set_exception"}
 
 
