@@ -27,6 +27,8 @@ from prompt_toolkit.input.vt100_parser import _IS_PREFIX_OF_LONGER_MATCH_CACHE, 
 from prompt_toolkit.key_binding import KeyPress
 from prompt_toolkit.keys import Keys
 
+from lash_cli.repl.pastes import LINE_BYTES
+
 # Esc is told from the beginning of a sequence by what follows within the first time; Alt+Key from Esc and Key within
 # the second. Measured: a bare Esc acts after 0.15 s, and both spellings of Shift+Enter arrive whole.
 SEQUENCE_SECONDS = 0.05
@@ -72,12 +74,13 @@ def listen_quietly(source: Input) -> None:
 
 
 @contextlib.contextmanager
-def typed_ahead(source: Input) -> Iterator[None]:
+def typed_ahead(source: Input) -> Iterator[bool]:
     """Keep what was typed before the prompt stands, with the Enter of a line as one: a terminal that edits lines makes
     a line feed of it, which would be a new line of the draft, so the keys are taken from here on. Of several lines,
-    which may be a paste, none is sent, also where the last one has no end."""
+    which may be a paste, none is sent, also where the last one has no end, and no line that the terminal may have cut:
+    whether there is one is given."""
     if not isinstance(source, Vt100Input):
-        yield
+        yield False
         return
     typed = b""
     while _is_line_ready(source.fileno()) and (line := os.read(source.fileno(), _LONGEST_LINE)):
@@ -91,7 +94,8 @@ def typed_ahead(source: Input) -> Iterator[None]:
             typed += more.replace(b"\r", b"\n")
         if not typed.strip():
             typed = typed.replace(b"\n", b"")  # it would answer what nobody has seen yet, such as what is held
-        if typed.find(b"\n") == len(typed) - 1:
+        is_cut = any(len(line) >= LINE_BYTES for line in typed.split(b"\n"))
+        if typed.find(b"\n") == len(typed) - 1 and not is_cut:
             typed = typed.replace(b"\n", b"\r")
         pressed: list[KeyPress] = []
         parser = QuietParser(pressed.append)
@@ -99,7 +103,7 @@ def typed_ahead(source: Input) -> Iterator[None]:
         parser.feed(source.stdin_reader._stdin_decoder.decode(typed))
         parser.flush()
         store_typeahead(source, pressed)
-        yield
+        yield is_cut
 
 
 def _is_line_ready(terminal: int) -> bool:

@@ -12,6 +12,9 @@ from collections.abc import Mapping
 
 FOLD_LINES = 20
 FOLD_BYTES = 2_048
+# A terminal that edits lines holds no more of one, and drops what is typed beyond that without a word.
+LINE_BYTES = 4_095
+CUT = f"a terminal holds {LINE_BYTES} bytes of a line and drops the rest: it may be cut, and was not sent"
 
 _PLACEHOLDER = re.compile(r"\[paste #(\d+) · \d+ lines?\]")
 

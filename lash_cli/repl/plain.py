@@ -18,6 +18,7 @@ from lash_cli.errors import LashError
 from lash_cli.repl import rules
 from lash_cli.repl.client import ChatClient
 from lash_cli.repl.panels import Choice, Panel
+from lash_cli.repl.pastes import CUT, LINE_BYTES
 from lash_cli.repl.questions import busy_panel, leaving_panel
 from lash_cli.repl.rules import Do
 from lash_cli.repl.spawning import at_terminal, said_by
@@ -269,7 +270,11 @@ class PlainFace:
             return
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
-            self._line(line.decode("utf-8", "replace"))
+            if len(line) < LINE_BYTES:
+                self._line(line.decode("utf-8", "replace"))
+            else:
+                self.client.tell(CUT)
+                self.attach(line.decode("utf-8", "replace"))
         self.save_now()
         self.refresh()
 

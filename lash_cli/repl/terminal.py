@@ -37,7 +37,7 @@ from lash_cli.repl.completion import ChatCompleter, files_below
 from lash_cli.repl.keymap import Action
 from lash_cli.repl.layout import chat_layout, chat_style
 from lash_cli.repl.panels import Panel
-from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
+from lash_cli.repl.pastes import CUT, expanded, is_folded, normalised, placeholder
 from lash_cli.repl.questions import Questions, busy_panel, leaving_panel
 from lash_cli.repl.rules import Do
 from lash_cli.repl.slash import SESSION
@@ -174,9 +174,12 @@ class PromptFace:
         """See `Face`. Raises `EOFError` when the terminal is gone."""
         self._flush_above()
         # A line that is meant for an empty draft is not to send what an earlier chat left.
-        ahead = contextlib.nullcontext() if self.buffer.text else keys.typed_ahead(self.app.input)
+        ahead = contextlib.nullcontext(False) if self.buffer.text else keys.typed_ahead(self.app.input)
         try:
-            with ahead:
+            with ahead as is_cut:
+                if is_cut:
+                    self.client.tell(CUT)
+                    self._flush_above()
                 await self.app.run_async(handle_sigint=False, set_exception_handler=False)
         except OSError as error:
             if error.errno in (errno.EIO, errno.EBADF, errno.EPIPE):

@@ -90,6 +90,18 @@ def test_what_is_asked_about_is_a_text_of_its_own_and_lost_by_nothing(chat, home
     assert two.process.poll() is None
 
 
+def test_a_line_that_the_terminal_cut_is_not_sent_before_it_was_seen(chat) -> None:
+    one = chat("--plain", prompt="status: idle")
+    one.press("x" * 5000 + "and the end\r")
+    one.wait_for("an empty line sends this draft")
+    assert "it may be cut" in one.everything.replace("\n", "")
+    assert one.users() == []
+    one.press("\r")
+    one.wait_for("built-in loopback provider")
+    one.wait_for(is_idle)
+    assert one.users() == ["x" * 4095]
+
+
 def test_with_ascii_every_mark_is_a_plain_character(chat, gate) -> None:
     one = chat("--ascii", prompt="fjord >")
     one.press("/help\r/keys\r")
