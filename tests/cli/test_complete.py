@@ -262,6 +262,13 @@ def test_a_completion_script_is_put_where_the_shell_finds_it(home, lash):
     assert lash("completion").code == lash("completion", "tcsh").code == 2
 
 
+def test_a_place_of_a_shell_that_cannot_be_written_is_chosen_by_no_option_of_ours(lash):
+    """As with a home that is read-only."""
+    done = lash("completion", "bash", "--install", "-o", "json", env={"XDG_DATA_HOME": "/proc/nowhere"})
+    assert (done.code, done.error["code"]) == (5, "permissions_unsafe"), done.err
+    assert "--install" in done.error["hint"] and "--home" not in done.error["hint"]
+
+
 def test_a_completion_script_is_put_below_no_relative_directory(home, lash, tmp_path, monkeypatch):
     """XDG has it that a place that is relative is none: what looks for the script does not look there."""
     (tmp_path / "here").mkdir()
