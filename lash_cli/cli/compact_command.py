@@ -17,7 +17,7 @@ from lash_cli.cli.head_moves import rewind_command
 from lash_cli.cli.output import emit_one, safe, say
 from lash_cli.cli.reading import run_async
 from lash_cli.cli.running import opened_at
-from lash_cli.errors import ConfigError, LashError, LashRuntimeError
+from lash_cli.errors import ConfigError, LashError, TurnStoppedError
 
 if TYPE_CHECKING:
     from lash_cli.api import CompactionReport
@@ -76,7 +76,7 @@ def _failure(report: CompactionReport, signals: SignalState, provider: str) -> L
         return interrupted_error(signals.received, details)
     error = turn_error(report.turn, details, provider=provider) if report.turn is not None else None
     if error is None:
-        return LashRuntimeError("compaction_empty", "the model gave no summary", details=details)
+        error = TurnStoppedError("the model gave no summary", code="compaction_empty", details=details)
     if not isinstance(error, ConfigError):
         # What the turn would be told speaks of the session the summary was asked for in, which is gone.
         error.hint = f"the session is as it was; try again with: lash compact {report.session_id}"

@@ -247,7 +247,8 @@ class TurnRun:
             for issue in result.errors:
                 if issue.code == ANSWER_NOT_KEPT:
                     warn(issue.message, ANSWER_NOT_KEPT)
-            if result.assistant_message() == "" and not result.errors:
+            text = result.assistant_message()
+            if text is not None and not text.strip() and not result.errors:
                 warn("the model ended the turn without a word", "answer_without_text")
         reason = "turn"
         if error is not None and signals.received is not None and error.exit_status == signals.exit_status:

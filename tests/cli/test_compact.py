@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from support.cli import spawn_lash
+from support.wire import ThreadedChatServer, thoughts_reply
 
 SUMMARY = "Compaction summary:\n\nthe gist"
 
@@ -72,6 +73,18 @@ def test_a_model_that_gives_no_summary_leaves_the_session_as_it_was(lash, talk, 
         assert done.error["code"] == code
     assert said(lash) == ["!text one", "one", "!text two", "two"]
     assert lash("show", "s", "-o", "json").json["lease"] is None
+
+
+def test_a_model_that_only_thinks_stops_a_compaction_like_one_that_says_nothing(lash, talk) -> None:
+    with ThreadedChatServer([thoughts_reply("what a talk")]) as server:
+        url = {"LASH_CFG__providers__chat__base_url": server.base_url}
+        env = {"LASH_CFG__providers__chat__kind": "openai_chat", **url}
+        assert lash("set", "s", "provider=chat", "model=m-1", env=env).code == 0
+        done = lash("compact", "s", "-o", "json", env=env)
+    assert (done.code, done.out, done.error["code"]) == (6, "", "compaction_empty")
+    assert done.error["hint"] == "the session is as it was; try again with: lash compact s"
+    assert done.error["details"]["usage"]["total_tokens"] > 0
+    assert said(lash) == ["!text one", "one", "!text two", "two"]
 
 
 def test_an_interrupted_compaction_leaves_the_session_as_it_was(lash, home, tmp_path, talk) -> None:

@@ -15,11 +15,10 @@ from support.error_world import dump, told
 from support.prepared import OPEN, prepare
 from support.wire import (
     ThreadedChatServer,
-    chunk,
     cut_reply,
     error_reply,
-    stream_reply,
     text_reply,
+    thoughts_reply,
     tool_calls_reply,
     usage_of,
 )
@@ -273,8 +272,9 @@ def test_a_turn_that_does_not_finish_leaves_stdout_empty_and_tells_which_turn_it
     assert lash("turn", "s", "!text fine", "-q").out == "fine\n", "the session stays usable"
 
 
-def test_a_turn_that_answers_with_reasoning_alone_says_that_there_is_no_answer(lash) -> None:
-    with ThreadedChatServer([stream_reply(chunk({"reasoning_content": "hmm"}), chunk({}, "stop"))]) as server:
+@pytest.mark.parametrize("blank", ["", "\n\n"])
+def test_a_turn_that_answers_with_reasoning_alone_says_that_there_is_no_answer(lash, blank: str) -> None:
+    with ThreadedChatServer([thoughts_reply("hmm", text=blank)]) as server:
         env = openai(server)
         lash("open", "s", env=env)
         done = lash("turn", "s", "hi", env=env)

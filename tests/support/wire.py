@@ -113,6 +113,17 @@ def text_reply(text: str, *, usage: dict[str, Any] | None = None, finish_reason:
     )
 
 
+def thoughts_reply(*thoughts: str, text: str = "") -> Reply:
+    """An answer that was thought about and says no more than `text`."""
+    return stream_reply(
+        chunk({"role": "assistant", "content": ""}),
+        *(chunk({"reasoning_content": thought}) for thought in thoughts),
+        *([chunk({"content": text})] if text else []),
+        chunk(finish_reason="stop"),
+        chunk(usage=usage_of()),
+    )
+
+
 def tool_calls_reply(
     calls: Sequence[tuple[str, dict[str, Any] | str] | tuple[str, dict[str, Any] | str, str]],
     *,
