@@ -181,9 +181,7 @@ class Httpx2Transport:
             )
         except (httpx2.InvalidURL, ImportError, OSError, ValueError) as error:
             # Without the cause, whose text may hold the password of a proxy.
-            raise LlmTransportError(
-                _unusable_environment(error), kind="validation", code=SETUP_INVALID
-            ) from None
+            raise LlmTransportError(_unusable_environment(error), kind="validation", code=SETUP_INVALID) from None
 
 
 def address_refusal(url: str) -> str | None:
