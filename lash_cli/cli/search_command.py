@@ -63,7 +63,7 @@ def command(
     if page.is_behind:
         warn(
             f"{current().paths.database} cannot be written: what was said since the last search is not searched; make"
-            " it writable, or copy it and name the copy with --db FILE",
+            " it writable, make room, or copy it and name the copy with --db FILE",
             "index_behind",
         )
     hits = [_document(hit) for hit in page.found]

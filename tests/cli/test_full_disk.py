@@ -139,6 +139,18 @@ def test_the_copy_of_a_migration_that_does_not_fit_is_told(tmp_path: Path) -> No
     assert document(home, "db", "migrate")["from_version"] == 1, "with room it goes on"
 
 
+def test_a_search_finds_what_is_indexed_where_no_more_can_be(seeded: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(seeded, home)
+    before = document(home, "search", "first")["items"]
+    assert before and run_lash(("turn", "demo", f"!text first {ANSWER}"), home=home).code == 0
+    done = limited(home, 36, ("search", "first", "-o", "json"))
+    assert (done.code, done.error["kind"], done.error["code"]) == (0, "Warning", "index_behind"), done.err
+    assert "make room" in done.error["message"]
+    assert done.json["items"] == before
+    assert len(document(home, "search", "first")["items"]) == len(before) + 2
+
+
 def test_a_setting_that_does_not_fit_leaves_the_file_as_it_was(seeded: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(seeded, home)

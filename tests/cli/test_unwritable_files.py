@@ -12,7 +12,7 @@ from support.cli import run_lash
 from support.unprivileged import run_unprivileged
 
 from lash_cli.cli.chat_record import ChatRecording
-from lash_cli.cli.out_files import write_out
+from lash_cli.cli.out_files import check_writable, write_out
 from lash_cli.errors import LashError
 from lash_cli.paths import unusable_path, unwritten_file
 
@@ -86,6 +86,16 @@ def test_a_place_of_somebody_else_is_a_matter_of_permissions_for_every_verb(seed
         (seeded / "directory").chmod(0o700)
     assert (done.code, done.out, done.error["code"]) == (5, "", "permissions_unsafe"), done.err
     assert done.error["hint"].startswith("name a file where you may write")
+
+
+def test_a_disk_that_is_only_read_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = os.statvfs(tmp_path)
+    read_only = os.statvfs_result((*disk[:8], disk.f_flag | os.ST_RDONLY, disk[9]))
+    monkeypatch.setattr(os, "statvfs", lambda _: read_only)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(LashError) as caught:
+        check_writable(str(tmp_path / "answer"))
+    assert (caught.value.code, os.strerror(errno.EROFS) in caught.value.message) == ("permissions_unsafe", True)
 
 
 def test_a_recording_is_refused_like_any_other_file(seeded: Path) -> None:

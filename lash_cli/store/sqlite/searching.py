@@ -15,7 +15,7 @@ import msgspec
 
 from lash_cli.core.content import Message, Role
 from lash_cli.core.search import SearchTerm, searchable_text, separated, split_marks
-from lash_cli.errors import StoreReadOnly
+from lash_cli.errors import StoreError, StoreReadOnly
 from lash_cli.store.shelf_records import FoundMessage, NearMessage, SearchPage, SearchRequest
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.indexing import (
@@ -245,6 +245,11 @@ class MessageSearch:
         try:
             await self._index.index_messages()
         except StoreReadOnly:
+            is_behind = True
+        except StoreError as error:
+            # What a full disk keeps from being indexed keeps nobody from what is.
+            if not error.ambiguous:
+                raise
             is_behind = True
         page = await self._db.read_bulk(lambda connection: _search(connection, request))
         return msgspec.structs.replace(page, is_behind=is_behind)
