@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
-from support.clock import ManualClock
 
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.attachments import PNG, SESSION, AttachmentLaws
+from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.sqlite.attachments import commit_refs
 from lash_cli.store.sqlite.sessions import key_of
 from lash_cli.store.sqlite.store import SqliteStore
-from lash_cli.system import SystemIds
 
 OpenStore = Callable[[], SqliteStore]
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def open_store(tmp_path: Path, clock: ManualClock) -> Iterator[OpenStore]:
-    opened: list[SqliteStore] = []
-
-    def open_one() -> SqliteStore:
-        opened.append(SqliteStore.open(tmp_path / "lash.db", clock, SystemIds()))
-        return opened[-1]
-
-    yield open_one
-    for store in opened:
-        store.close()
 
 
 class TestSqliteAttachments(AttachmentLaws):

@@ -5,18 +5,18 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.clock import ManualClock
 
 from lash_cli.core.codec import decode_any
 from lash_cli.store.base import JournalClaim, JournalPrepared
 from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.conformance.journal import SESSION, JournalLaws, claim_of, envelope_of, take_lane
 from lash_cli.store.sqlite import journal
 from lash_cli.store.sqlite.journal import BRIEF_BYTES, COMPRESS_FROM_BYTES, pack, prepare, unpack
@@ -24,24 +24,6 @@ from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemIds
 
 OpenStore = Callable[[], SqliteStore]
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def open_store(tmp_path: Path, clock: ManualClock) -> Iterator[OpenStore]:
-    opened: list[SqliteStore] = []
-
-    def open_one() -> SqliteStore:
-        opened.append(SqliteStore.open(tmp_path / "lash.db", clock, SystemIds()))
-        return opened[-1]
-
-    yield open_one
-    for store in opened:
-        store.close()
 
 
 class TestSqliteJournal(JournalLaws):
@@ -83,11 +65,13 @@ def test_a_damaged_result_decodes_as_nothing(stored: bytes) -> None:
         decode_any(unpack(stored), object)
 
 
-async def test_a_row_names_the_key_of_its_session(open_store: OpenStore, clock: ManualClock, tmp_path: Path) -> None:
+async def test_a_row_names_the_key_of_its_session(
+    open_store: OpenStore, clock: ManualClock, database_path: Path
+) -> None:
     store = await make.opened(open_store, clock, SESSION)
     fence = await take_lane(store, "one")
     await make.record(store, claim_of(clock, "a", fence=fence), b"x")
-    with contextlib.closing(sqlite3.connect(tmp_path / "lash.db")) as connection, connection:
+    with contextlib.closing(sqlite3.connect(database_path)) as connection, connection:
         rows = connection.execute("SELECT session_key, lease_generation, lease_token FROM effects").fetchall()
     connection.close()
     assert rows == [(1, fence.fencing_token, None)]

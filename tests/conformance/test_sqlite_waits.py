@@ -6,13 +6,11 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.clock import ManualClock
-from support.made_files import lay
 from support.processes import start_process
 
 from lash_cli.core.codec import decode, decode_any, encode, to_builtins
@@ -44,6 +42,7 @@ from lash_cli.core.wait import (
 from lash_cli.effects.resolver import StoreResolver
 from lash_cli.errors import EffectError
 from lash_cli.store.conformance import builders as make
+from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.conformance.waits import SCOPE, SESSION, WaitLaws
 from lash_cli.store.sqlite.listing import first_page
 from lash_cli.store.sqlite.places import place_at
@@ -98,29 +97,6 @@ def answers_of(process: subprocess.Popen[str]) -> list[str]:
 
 def answer_of(process: subprocess.Popen[str]) -> str:
     return answers_of(process)[-1]
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-def database_path(tmp_path: Path) -> Path:
-    return tmp_path / "lash.db"
-
-
-@pytest.fixture
-def open_store(database_path: Path, clock: ManualClock) -> Iterator[OpenStore]:
-    opened: list[SqliteStore] = []
-
-    def open_one() -> SqliteStore:
-        opened.append(SqliteStore.open(lay(database_path), clock, SystemIds()))
-        return opened[-1]
-
-    yield open_one
-    for store in opened:
-        store.close()
 
 
 class TestSqliteWaits(WaitLaws):
