@@ -17,6 +17,8 @@ from support.wire import text_reply
 from lash_cli.core.protocols import EventSink, ModelCaller
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
 BODIES = {
     "anthropic": anthropic.text_reply("hello").body,
     "google": gemini.streamed(gemini.document(gemini.text("hello"), finish="STOP")).body,
@@ -61,11 +63,6 @@ CARRIERS: dict[str, Callable[[bytes], bytes]] = {
     "carriage returns": lambda body: sized(body.replace(b"\n", b"\r")),
     "both line ends": lambda body: sized(body.replace(b"\n", b"\r\n")),
 }
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 class Server:

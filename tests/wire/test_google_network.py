@@ -17,6 +17,8 @@ from lash_cli.core.policy import ModelSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
 REQUEST = LlmRequest(
     model=ModelSpec("test-model"),
     messages=(Message("m", Role.USER, (TextPart("hello"),)),),
@@ -24,11 +26,6 @@ REQUEST = LlmRequest(
 )
 ANSWER = streamed(document(text("one ")), document(text("two"), finish="STOP", usage=usage_of()))
 HALF = streamed(document(text("half"), usage=usage_of(10, 1)))
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def ending(reply: Reply, how: Any, framing: Any = "chunked") -> Reply:

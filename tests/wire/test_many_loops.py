@@ -25,17 +25,14 @@ from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.providers.limiter import RateLimiter, RateLimits
 from lash_cli.system import SystemClock
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
 LOOPS, CALLS = 3, 5
 REQUEST = LlmRequest(
     model=ModelSpec("test-model"),
     messages=(Message("m", Role.USER, (TextPart("hello"),)),),
     scope=LlmScope("s", "s:turn:t:llm:0"),
 )
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 async def _ignored(event: StreamEvent) -> None: ...

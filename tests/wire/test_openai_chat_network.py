@@ -40,16 +40,13 @@ from lash_cli.core.protocols import ModelCaller
 from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
 REQUEST = LlmRequest(
     model=ModelSpec("test-model"),
     messages=(Message("m", Role.USER, (TextPart("hello"),)),),
     scope=LlmScope("s", "s:turn:t:llm:0"),
 )
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 class Client:

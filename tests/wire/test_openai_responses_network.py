@@ -15,17 +15,14 @@ from lash_cli.core.policy import ModelSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
 REQUEST = LlmRequest(
     model=ModelSpec("test-model"),
     messages=(Message("m", Role.USER, (TextPart("hello"),)),),
     scope=LlmScope("s", "s:turn:t:llm:0"),
 )
 RICH = Answer(reasoning("hm"), message("ça va"), call("ls", '{"p": "zoë"}'), usage=usage_of(100, 7, cached=40))
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 async def run(*replies: Reply, **options: Any) -> tuple[LlmCallResult, str, ChatServer]:

@@ -21,6 +21,8 @@ from lash_cli.providers import answer_reader, endpoint
 from lash_cli.providers.catalog import KINDS, ProviderSettings, build_caller
 from lash_cli.providers.models import CATALOGUE
 
+pytestmark = pytest.mark.usefixtures("no_proxy")
+
 HTTP_KINDS = sorted(KINDS.keys() - {"loopback"})
 KEY = "canary-key-0001"
 REQUEST = LlmRequest(
@@ -30,11 +32,6 @@ REQUEST = LlmRequest(
     output_token_cap=64,
 )
 EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 @contextlib.asynccontextmanager

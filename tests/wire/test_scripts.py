@@ -80,11 +80,6 @@ ANSWERED = [path for path in PATHS if isinstance(script_of(path).timeline[0], Re
 every_answer = pytest.mark.parametrize("path", ANSWERED, ids=named)
 
 
-@pytest.fixture
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 def shortest_of_each_kind() -> list[Path]:
     """The shortest answer of each wire among those that begin and end alike: what is between the socket and the wire
     knows no more of an answer than that. What the wire makes of single bytes is shown above, of every script."""
