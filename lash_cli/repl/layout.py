@@ -25,7 +25,7 @@ from prompt_toolkit.layout.screen import Char
 from prompt_toolkit.styles import Style
 from prompt_toolkit.widgets import SearchToolbar
 
-from lash_cli.repl.panels import panel_lines
+from lash_cli.repl.panels import Panel, panel_lines
 from lash_cli.views.chat_lines import ToolbarStanding, toolbar_text, waiting_lines
 from lash_cli.views.safe_text import safe_line, safe_text
 from lash_cli.views.tables import truncate
@@ -72,12 +72,14 @@ def chat_layout(face: PromptFace) -> Layout:
             preview_search=True,
         ),
         wrap_lines=True,
-        height=lambda: Dimension(min=1 + MENU_ROWS if face.has_suggestions else 1),
+        # Below it there is the toolbar.
+        height=lambda: Dimension(min=min(1 + MENU_ROWS, _size(face)[1] - 1) if face.has_suggestions else 1),
     )
     body = HSplit(
         [
             _lines(face, lambda: _growing(face)),
-            _lines(face, lambda: _around(face)),
+            # Of a list the first ones are the newest.
+            _lines(face, lambda: _around(face), from_top=lambda: _is_list(face.questions.panel)),
             prompt,
             search,
             ConditionalContainer(
@@ -89,16 +91,22 @@ def chat_layout(face: PromptFace) -> Layout:
     return Layout(FloatContainer(body, [menu]), focused_element=face.buffer)
 
 
-def _lines(face: PromptFace, make: Fragments) -> ConditionalContainer:
+def _lines(face: PromptFace, make: Fragments, from_top: Callable[[], bool] = lambda: False) -> ConditionalContainer:
+    """Lines of which the last ones are shown where there is no room for all, or the first ones."""
+
     def text() -> StyleAndTextTuples:
         joined: StyleAndTextTuples = []
         for style, line in make():
             joined += [("", "\n")] if joined else []
             joined.append((f"class:{style}" if style else "", face.shown(line)))
-        return joined
+        return joined if from_top() else [*joined, ("[SetCursorPosition]", "")]
 
     window = Window(FormattedTextControl(text), wrap_lines=True, dont_extend_height=True)
     return ConditionalContainer(window, Condition(lambda: bool(make())) & ~is_done)
+
+
+def _is_list(panel: Panel | None) -> bool:
+    return panel is not None and panel.is_list
 
 
 def _size(face: PromptFace) -> tuple[int, int]:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from lash_cli.repl.client import ChatClient
     from lash_cli.repl.terminal import PromptFace
 
-# As much as has room over the prompt at any terminal.
+# As much as is read at once, and as the part of a small terminal that they may take has room for.
 ARGS_CHARS = 200
+ARGS_SHARE = 8
 
 
 class Questions:
@@ -116,7 +117,8 @@ class Questions:
             return lambda: None if answered.done() else answered.set_result(word)
 
         name, args = safe_text(manifest.name), asked_text(call.args)
-        if len(args) > ARGS_CHARS:
+        size = self._face.app.output.get_size()
+        if len(args) > min(ARGS_CHARS, size.columns * size.rows // ARGS_SHARE):
             self._face.write_above(f"{name} {args}")
             args = "all of it stands above"
         panel = Panel(

@@ -39,8 +39,8 @@ def chat(home: Path) -> Iterator[Callable[..., Chat]]:
     prepare(home, ("open", "s", "--name", "fjord"))
     made: list[Chat] = []
 
-    def start(*args: str, prompt: str = "fjord ❯", **env: str) -> Chat:
-        made.append(Chat(home, "s", *args, **env))
+    def start(*args: str, prompt: str = "fjord ❯", columns: int = 110, rows: int = 30, **env: str) -> Chat:
+        made.append(Chat(home, "s", *args, columns=columns, rows=rows, **env))
         made[-1].wait_for(prompt)
         return made[-1]
 

@@ -116,6 +116,15 @@ def test_an_enter_before_the_prompt_stands_sends_nothing_that_is_held(home: Path
     assert lash("show", "s", "-o", "json").json["held_at"] is not None
 
 
+def test_the_end_of_a_paragraph_that_grows_beyond_the_terminal_is_seen(chat) -> None:
+    one = chat(columns=40, rows=10)
+    text = " ".join(str(number) for number in range(1, 400))
+    one.press(f" !stream 2 600\n!text {text} the end\r")
+    one.wait_for(lambda shown: "198 199 200" in shown and PROMPT in shown and "turn 1" in shown)
+    one.press("\x1b")
+    one.wait_for("idle")
+
+
 def test_what_other_processes_do_in_the_session_appears_live(chat, lash) -> None:
     one = chat()
     lash("turn", "s", "!text from elsewhere")

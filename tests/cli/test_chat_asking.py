@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+import pytest
 from support.cli import spawn_lash
 
 from lash_cli.repl.panels import GUARD_SECONDS
@@ -52,6 +53,17 @@ def test_a_long_call_is_shown_whole_above_the_question(chat, home) -> None:
     one.press("n")
     one.wait_for("│ idle")
     assert not (home.parent / "made.txt").exists()
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(45, 12), (40, 10), (30, 8)])
+def test_a_question_is_seen_with_its_answers_on_a_small_terminal(chat, columns: int, rows: int) -> None:
+    one = chat(columns=columns, rows=rows)
+    command = f"echo {'word ' * 30}"
+    one.press(f' !tool exec_command {{"cmd": "{command}", "login": false}}\n!then\n!text all is well\r')
+    one.wait_for("[y] yes, once")
+    assert all(answer in one.text for answer in ("[a] always", "[n] no", "[e] no")), one.text
+    one.press("n")
+    one.wait_for("idle")
 
 
 def test_a_question_is_withdrawn_when_the_turn_is_cancelled(chat, home) -> None:

@@ -106,6 +106,12 @@ completion._commands = slowly
 """
 
 
+def test_the_line_that_is_completed_is_seen_on_a_terminal_with_few_lines(chat) -> None:
+    one = chat(columns=40, rows=6)
+    one.press("/qu")
+    one.wait_for(lambda text: "fjord ❯ /qu" in text and "/queue" in text.replace("fjord ❯ /qu", ""))
+
+
 def test_a_line_that_took_the_place_of_one_still_searched_for_is_completed_too(chat, home: Path, gate: Path) -> None:
     (home.parent / "notes.md").write_text("x")
     one = chat(first=SLOW_SEARCH.format(gate=str(gate)))
