@@ -39,6 +39,11 @@ OUTPUT_STARTED = "output_started"
 #: What the HTTP library always takes off itself.
 _ENCODINGS = ("", "identity", "gzip", "deflate")
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id")
+#: How answers end that may well come when they are asked for again: of models whose call the provider could not read
+#: (Gemini, also behind the Chat Completions of others), and of servers that were short of something (vLLM, DeepSeek).
+_GIVEN_UP = re.compile(
+    "(?:.*[^A-Z_])?(?:MALFORMED_FUNCTION_CALL|UNEXPECTED_TOOL_CALL)|abort|error|insufficient_system_resource"
+)
 #: The escape of the first half of a pair at the end of a JSON string, behind any number of escaped backslashes.
 _FIRST_HALF = re.compile(r'(?<!\\)((?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2})(?=")')
 _SECOND_HALF = re.compile(r'"(\\u[dD][c-fC-F][0-9a-fA-F]{2})')
@@ -205,6 +210,10 @@ class AnswerReader:
         is_plain_end = response.terminal_reason in (TerminalReason.STOP, TerminalReason.TOOL_USE)
         if self._assembler.is_empty and is_plain_end and not _answers_tool_results(self._request):
             raise self._stream_error("empty_response", "the provider returned an empty answer")
+        if response.terminal_reason is TerminalReason.PROVIDER_ERROR:
+            ended = response.evidence.provider_finish_reason if response.evidence is not None else None
+            if ended is not None and _GIVEN_UP.fullmatch(ended):
+                raise self._stream_error("answer_given_up", response.terminal_diagnostic or ended)
         return response
 
     def _tolerated(self) -> LlmResponse:

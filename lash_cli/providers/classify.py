@@ -44,6 +44,7 @@ _UNSUPPORTED = _Verdict("unsupported", False)
 _INVALID = _Verdict("validation", False)
 _TRANSIENT = _Verdict("http", True)
 _REFUSED = _Verdict("http", False)
+_UNREADABLE = _Verdict("stream", True)
 
 _BY_CODE: dict[str, _Verdict] = {
     "context_length_exceeded": _CONTEXT,
@@ -93,6 +94,8 @@ _BY_CODE: dict[str, _Verdict] = {
     "DEADLINE_EXCEEDED": _TRANSIENT,
     "INTERNAL": _TRANSIENT,
     "overloaded_error": _TRANSIENT,
+    # The model wrote a call that Groq could not read: it may well write another one.
+    "tool_use_failed": _UNREADABLE,
 }
 # Codes that say no more than that there was an error: the text and a status that refuses say more. Ollama sends
 # api_error with each of its refusals, llama.cpp server_error with a prompt that outgrew its context.

@@ -94,6 +94,14 @@ def test_the_status_decides_when_nothing_else_does(status: int, kind: str, retry
         (400, error("Your credit balance is too low", type="invalid_request_error"), "quota", False, "provider_error"),
         (429, error("maximum context length; limited to 9 tokens per minute (TPM)"), "quota", True, "provider_error"),
         (529, error("Overloaded", type="overloaded_error"), "http", True, "provider_error"),
+        # The model wrote a call that the server could not read: it is asked again.
+        (
+            400,
+            error("Failed to call a function. Please adjust your prompt.", code="tool_use_failed"),
+            "stream",
+            True,
+            "provider_error",
+        ),
     ],
 )
 def test_codes_and_markers_beat_the_status(status: int, body: object, kind: str, retryable: bool, reason: str) -> None:

@@ -177,8 +177,6 @@ async def test_reported_zero_reasoning_tokens_differ_from_none() -> None:
         ("PROHIBITED_CONTENT", TerminalReason.CONTENT_FILTER),
         ("SPII", TerminalReason.CONTENT_FILTER),
         ("IMAGE_SAFETY", TerminalReason.CONTENT_FILTER),
-        ("MALFORMED_FUNCTION_CALL", TerminalReason.PROVIDER_ERROR),
-        ("UNEXPECTED_TOOL_CALL", TerminalReason.PROVIDER_ERROR),
         ("LANGUAGE", TerminalReason.PROVIDER_ERROR),
         ("OTHER", TerminalReason.PROVIDER_ERROR),
         ("A_REASON_OF_TOMORROW", TerminalReason.PROVIDER_ERROR),
@@ -192,18 +190,28 @@ async def test_finish_reasons_are_mapped(finish: str, expected: TerminalReason) 
     assert (response.terminal_diagnostic is None) is is_plain
 
 
-@pytest.mark.parametrize("finish", ["MAX_TOKENS", "SAFETY", "MALFORMED_FUNCTION_CALL"])
+@pytest.mark.parametrize("finish", ["MAX_TOKENS", "SAFETY", "LANGUAGE"])
 async def test_a_call_never_hides_how_the_answer_ended(finish: str) -> None:
     response, _ = await ask(streamed(document(call("rm"), finish=finish)))
     assert response.terminal_reason not in (TerminalReason.TOOL_USE, TerminalReason.STOP)
 
 
 async def test_what_the_provider_says_about_its_end_is_kept() -> None:
-    said = document(finish="MALFORMED_FUNCTION_CALL")
-    said["candidates"][0]["finishMessage"] = "Malformed function call: print(x)"
+    said = document(finish="LANGUAGE")
+    said["candidates"][0]["finishMessage"] = "not in this one"
     response, _ = await ask(streamed(said))
     assert response.terminal_diagnostic is not None
-    assert response.terminal_diagnostic.endswith("'MALFORMED_FUNCTION_CALL': Malformed function call: print(x)")
+    assert response.terminal_diagnostic.endswith("'LANGUAGE': not in this one")
+
+
+@pytest.mark.parametrize("finish", ["MALFORMED_FUNCTION_CALL", "UNEXPECTED_TOOL_CALL"])
+async def test_a_call_that_the_provider_could_not_read_can_be_asked_for_again(finish: str) -> None:
+    said = document(finish=finish, usage=usage_of(5, 0))
+    said["candidates"][0]["finishMessage"] = "Malformed function call: print(x)"
+    error = await failure(streamed(said))
+    assert (error.kind, error.code, error.retryable) == ("stream", "answer_given_up", True)
+    assert error.message.endswith("Malformed function call: print(x)")
+    assert error.partial.usage == TokenUsage(5)
 
 
 async def test_a_blocked_prompt_is_a_content_filter_with_its_reason() -> None:

@@ -357,7 +357,6 @@ async def test_an_end_that_turns_out_to_be_a_cut_is_one() -> None:
         ("STOP", TerminalReason.STOP),
         ("MAX_TOKENS", TerminalReason.OUTPUT_LIMIT),
         ("refusal", TerminalReason.CONTENT_FILTER),
-        ("abort", TerminalReason.PROVIDER_ERROR),
         ("weird", TerminalReason.PROVIDER_ERROR),
     ],
 )
@@ -365,6 +364,17 @@ async def test_finish_reasons_are_mapped(finish_reason: str, expected: TerminalR
     response, _ = await ask(text_reply("x", finish_reason=finish_reason))
     assert response.terminal_reason is expected
     assert response.evidence.provider_finish_reason == finish_reason
+
+
+@pytest.mark.parametrize(
+    "finish_reason",
+    ["abort", "error", "insufficient_system_resource", "function_call_filter: MALFORMED_FUNCTION_CALL"],
+)
+async def test_an_answer_that_the_server_gave_up_can_be_asked_for_again(finish_reason: str) -> None:
+    error = await failure(text_reply("", finish_reason=finish_reason))
+    assert (error.kind, error.code, error.retryable) == ("stream", "answer_given_up", True)
+    assert finish_reason in error.message and error.partial.usage.output_tokens == 5
+    assert error.partial.evidence.provider_finish_reason == finish_reason
 
 
 async def test_calls_cut_by_the_output_limit_keep_that_reason() -> None:
