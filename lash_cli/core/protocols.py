@@ -499,6 +499,11 @@ class AwaitEventResolver(Protocol):
         """Whether promises outlive this process."""
         ...
 
+    @property
+    def allows_process_lifetime_completion_keys(self) -> bool:
+        """Whether a tool-completion key may die with this process."""
+        ...
+
     async def await_event_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey:
         """Mint a key. Pure: equal arguments give the equal key. Raises `EffectError` for a revoked session."""
         ...

@@ -144,6 +144,11 @@ class StoreResolver:
         """Rows survive this process."""
         return "durable"
 
+    @property
+    def allows_process_lifetime_completion_keys(self) -> bool:
+        """Keys of a store never die with a process, so the question does not arise."""
+        return False
+
     async def await_event_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey:
         """See `AwaitEventResolver`."""
         return await self._waits.wait_key(scope, wait)
@@ -213,6 +218,11 @@ class InlineResolver:
     def durability_tier(self) -> Literal["inline", "durable"]:
         """Nothing outlives this process."""
         return "inline"
+
+    @property
+    def allows_process_lifetime_completion_keys(self) -> bool:
+        """See `AwaitEventResolver`."""
+        return self._allows_completion_keys
 
     async def await_event_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey:
         """See `AwaitEventResolver`. Raises `tool_completion_key_process_lifetime` unless such keys are allowed."""

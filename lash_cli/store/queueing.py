@@ -136,6 +136,11 @@ class TurnInputStore(Protocol):
         those rows again."""
         ...
 
+    async def defer_orphaned_active_turn_inputs(self, fence: LeaseFence, *, turn_id: str | None = None) -> int:
+        """Move active-turn inputs that no turn will take to the next turn, at their old place: those of `turn_id`, or
+        (None) of every turn that does not run. Raises `SessionExecutionLeaseExpired`."""
+        ...
+
 
 class SessionDemand(Record):
     """Whether a session has something to drain: cheap, conservative, and read without a lease (contract 02 §6.3).

@@ -238,3 +238,15 @@ class GivenBackLaws(StoreLaws):
             InputState.DEFERRED_NEXT_TURN,
             NextTurn(),
         )
+
+    async def test_orphans_are_deferred_of_one_turn_or_of_all_that_do_not_run(self) -> None:
+        store = await make.opened(self.open_store, self.clock)
+        fence = make.fence_of_lane(await make.start(store, self.clock, "t1"))
+        for turn_id in ("t0", "t1", "t2", "t3"):
+            await make.enqueue(store, f"for-{turn_id}", ingress=ActiveTurn(turn_id))
+        assert await store.defer_orphaned_active_turn_inputs(fence, turn_id="t2") == 1
+        assert await store.defer_orphaned_active_turn_inputs(fence) == 2
+        assert await store.defer_orphaned_active_turn_inputs(fence) == 0
+        waiting = {row.input_id: row.state for row in await store.inputs(S, pending_only=True)}
+        assert waiting.pop("for-t1") is InputState.PENDING_ACTIVE
+        assert set(waiting.values()) == {InputState.DEFERRED_NEXT_TURN}

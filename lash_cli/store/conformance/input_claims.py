@@ -134,6 +134,7 @@ class InputClaimLaws(StoreLaws):
                 store.claim_ready_queued_work(fence, "idle", claim_token="x"),
                 store.claim_ready_queued_work(fence, "idle", claim_token="x", batch_ids=[batch]),
                 store.claim_leading_session_command(fence, claim_token="x"),
+                store.defer_orphaned_active_turn_inputs(fence),
             ):
                 with pytest.raises(SessionExecutionLeaseExpired):
                     await attempt

@@ -157,6 +157,8 @@ async def _drain(store: RuntimePersistence, clock: MovableClock, lived: Lived) -
 async def _claim_outside(store: RuntimePersistence, clock: MovableClock, lived: Lived) -> None:
     assert await store.claim_next_turn_inputs(lived.fence, claim_token="x")
     assert await store.claim_ready_queued_work(lived.fence, "idle", claim_token="y")
+    await store.defer_orphaned_active_turn_inputs(lived.fence)
+    await store.defer_orphaned_active_turn_inputs(lived.fence, turn_id="t1")
 
 
 async def _cancel_inputs(store: RuntimePersistence, clock: MovableClock, lived: Lived) -> None:

@@ -22,7 +22,7 @@ from lash_cli.store.queueing import CheckpointClaims, CheckpointRequest
 from lash_cli.store.sqlite import batches, inputs, leases, line
 from lash_cli.store.sqlite.database import Database, T
 from lash_cli.store.sqlite.queue_announcing import announce
-from lash_cli.store.sqlite.sessions import StoredSession, lease_row, read_session
+from lash_cli.store.sqlite.sessions import StoredSession, lease_row, read_session, running_turn
 
 _IS_RUNNING = "SELECT 1 FROM turns WHERE session_key = ? AND turn_id = ? AND state = 'running'"
 _DROP_TURN = "DELETE FROM turns WHERE session_key = ? AND turn_id = ? AND state = 'running'"
@@ -382,6 +382,18 @@ class Claims:
                 ids += _drop_if_unfinished(connection, session, claim.turn_id)
             announce(connection, session, "enqueued", ids, now_ms)
             return tuple(parked)
+
+        return await self._db.write(job, durable=False)
+
+    async def defer_orphaned_active_turn_inputs(self, fence: LeaseFence, *, turn_id: str | None = None) -> int:
+        """See `queueing.TurnInputStore.defer_orphaned_active_turn_inputs`."""
+
+        def job(connection: sqlite3.Connection) -> int:
+            session = read_session(connection, fence.session_id)
+            leases.require_live(session, fence, self._db.clock.now_ms())
+            if turn_id is not None:
+                return inputs.defer_inputs_of_turn(connection, session.key, turn_id)
+            return inputs.defer_orphans(connection, session.key, turn_id=running_turn(connection, session.key))
 
         return await self._db.write(job, durable=False)
 

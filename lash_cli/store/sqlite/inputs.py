@@ -376,9 +376,9 @@ def repin(
     return TurnInputClaim(session_id, claim_id, claim_token, generation, turn_id, inputs, rows[0][-1])
 
 
-def defer_orphans(connection: sqlite3.Connection, session_key: int, *, turn_id: str | None) -> None:
-    """Defer active-turn inputs nobody took, of every turn but `turn_id`."""
-    connection.execute(_DEFER_ORPHANS, (NEXT_TURN, session_key, turn_id))
+def defer_orphans(connection: sqlite3.Connection, session_key: int, *, turn_id: str | None) -> int:
+    """Defer active-turn inputs nobody took, of every turn but `turn_id`; how many there were."""
+    return connection.execute(_DEFER_ORPHANS, (NEXT_TURN, session_key, turn_id)).rowcount
 
 
 def require_owned(connection: sqlite3.Connection, session_key: int, completion: TurnInputCompletion) -> Collection[int]:
@@ -397,9 +397,9 @@ def complete(connection: sqlite3.Connection, enqueue_seqs: Iterable[int]) -> Non
         connection.execute(_COMPLETE, (enqueue_seq,))
 
 
-def defer_inputs_of_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> None:
-    """Step 11 of contract 01 §9.2."""
-    connection.execute(_DEFER_OF_TURN, (NEXT_TURN, session_key, turn_id))
+def defer_inputs_of_turn(connection: sqlite3.Connection, session_key: int, turn_id: str) -> int:
+    """Step 11 of contract 01 §9.2; how many there were."""
+    return connection.execute(_DEFER_OF_TURN, (NEXT_TURN, session_key, turn_id)).rowcount
 
 
 def give_back_taken(connection: sqlite3.Connection, session_key: int, turn_id: str) -> list[str]:

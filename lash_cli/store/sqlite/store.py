@@ -465,6 +465,10 @@ class SqliteStore:
         """See `queueing.TurnInputStore`."""
         return await self._claims.abandon_turn_input_claims(claims)
 
+    async def defer_orphaned_active_turn_inputs(self, fence: LeaseFence, *, turn_id: str | None = None) -> int:
+        """See `queueing.TurnInputStore`."""
+        return await self._claims.defer_orphaned_active_turn_inputs(fence, turn_id=turn_id)
+
     async def enqueue_queued_work(self, draft: QueuedWorkBatchDraft) -> QueuedWorkReceipt:
         """See `queueing.QueuedWorkStore`."""
         return await self._batches.enqueue_queued_work(draft)
