@@ -22,7 +22,14 @@ from lash_cli.cli.invocation import current
 from lash_cli.core.codec import Record, decode_any, encode
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import PendingTurnInput, TurnInputIngress
-from lash_cli.paths import PRIVATE_FILE_MODE, ensure_private_directory, unusable_path, write_private_file
+from lash_cli.errors import LashError
+from lash_cli.paths import (
+    PRIVATE_FILE_MODE,
+    ensure_private_directory,
+    only_regular,
+    unusable_path,
+    write_private_file,
+)
 
 DIRECTORY = "edits"
 _JOURNAL = ".journal"
@@ -99,6 +106,27 @@ def forget_text(edit_id: str) -> None:
     path = text_path(edit_id)
     if os.path.exists(path):
         os.unlink(path)
+
+
+def keep_typed(error: LashError, edit_id: str, begin: str, untouched: str) -> None:
+    """Have the error say that all is `untouched` and where the text is; a file that still holds what it began with is
+    none, and goes."""
+    path = text_path(edit_id)
+    error.hint = untouched
+    if _holds(path, begin):
+        forget_text(edit_id)
+    else:
+        error.hint += f"; what you typed is in {path}"
+        error.details.update(file=path)
+
+
+def _holds(path: str, begin: str) -> bool:
+    """Whether a file is as it was written, or was never there."""
+    try:
+        with open(path, "rb", opener=only_regular) as file:
+            return file.read() == begin.encode()
+    except OSError:
+        return not os.path.exists(path)
 
 
 class EditJournal:

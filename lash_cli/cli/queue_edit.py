@@ -15,7 +15,7 @@ import typer
 from lash_cli.api.queue import SessionQueue
 from lash_cli.cli.arguments import OfSession
 from lash_cli.cli.documents import Document
-from lash_cli.cli.edit_journal import EditJournal, Planned, forget_text, text_path, write_text
+from lash_cli.cli.edit_journal import EditJournal, Planned, forget_text, keep_typed, text_path, write_text
 from lash_cli.cli.edit_rows import editable_text, originals, put_back, returning_blocks
 from lash_cli.cli.editor import HeldSignals, editor_command, held_signals, run_editor
 from lash_cli.cli.invocation import current
@@ -122,8 +122,8 @@ def _edit_with(editor: list[str], input_id: str, reference: str | None) -> int:
                 blocks = _edited(edit.path)
             except LashError as error:
                 await edit.restore(keeps_text=True)
-                error.hint = f"everything is back in the queue as it was; what you typed is in {edit.path}"
-                error.details.update(edit_id=edit.id, file=edit.path)
+                keep_typed(error, edit.id, edit.text(), "everything is back in the queue as it was")
+                error.details.update(edit_id=edit.id)
                 raise
             return await edit.apply(blocks)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from lash_cli.cli.edit_journal import forget_text, write_text
+from lash_cli.cli.edit_journal import forget_text, keep_typed, write_text
 from lash_cli.cli.editor import editor_command, held_signals, run_editor
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import say
@@ -21,7 +21,8 @@ from lash_cli.system import SystemIds
 
 @contextmanager
 def written_text(begin: str, untouched: str) -> Iterator[str]:
-    """What the user makes of `begin` in an editor. Its file is gone once the block has ended well, and named otherwise.
+    """What the user makes of `begin` in an editor. Its file is gone once the block has ended well, and where
+    nothing was typed; else it is named.
 
     `untouched` says in errors that nothing was done. Raises `ConfigError`
     (`editor_missing`), `LashRuntimeError` (`editor_failed`, `edit_interrupted`)
@@ -35,8 +36,7 @@ def written_text(begin: str, untouched: str) -> Iterator[str]:
             run_editor(editor, path, held)
             text = _left_in(path)
         except LashError as error:
-            error.hint = f"{untouched}; what you typed is in {path}"
-            error.details.update(file=path)
+            keep_typed(error, edit_id, begin, untouched)
             raise
     if not text.strip():
         forget_text(edit_id)

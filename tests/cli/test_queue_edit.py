@@ -201,13 +201,14 @@ lines.extend(['--- new ---', *modes])
     ("code", "saves", "expected"),
     [
         ("lines.extend(['--- new ---', 'typed']); save(); sys.exit(3)", False, "editor_failed"),
+        ("sys.exit(3)", False, "editor_failed"),
         ("lines[:] = []", True, "queue_edit_invalid"),
         ("lines[:] = ['text without any block']", True, "queue_edit_invalid"),
         ("os.unlink(path)", False, "queue_edit_invalid"),
         ("open(path, 'wb').write(b'--- new ---\\n\\xff\\xfe')", False, "queue_edit_invalid"),
         ("os.kill(os.getpid(), signal.SIGKILL)", False, "editor_failed"),
     ],
-    ids=["fails", "empties", "no-block", "removes", "not-text", "dies"],
+    ids=["fails", "leaves", "empties", "no-block", "removes", "not-text", "dies"],
 )  # fmt: skip
 def test_a_failed_edit_puts_the_originals_back_and_keeps_what_was_typed(
     world: QueuedHome, editor: Editor, code: str, saves: bool, expected: str
@@ -217,13 +218,16 @@ def test_a_failed_edit_puts_the_originals_back_and_keeps_what_was_typed(
     done = edit(world, one, "-o", "json", env=editor.does(code, saves=saves))
     error = done.error
     assert (done.out, error["code"], done.code != 0) == ("", expected, True)
-    assert error["details"]["file"] in error["hint"]
     assert world.waiting() == ["a", "b"]
     kept = world.lash("doctor", "-o", "json").json
     assert kept["unfinished_edits"] == []
-    if "unlink" not in code:
+    is_kept = "unlink" not in code and "kill" not in code and code != "sys.exit(3)"  # else nothing was typed
+    assert ("queue_edit_kept" in [finding["code"] for finding in kept["findings"]]) is is_kept
+    assert error["hint"].startswith("everything is back in the queue as it was")
+    assert ("what you typed is in" in error["hint"]) is is_kept
+    if is_kept:
+        assert error["details"]["file"] in error["hint"]
         assert Path(error["details"]["file"]).exists()
-        assert "queue_edit_kept" in [finding["code"] for finding in kept["findings"]]
     assert world.lash("queue", "edit", "--recover", "-o", "json").json["items"] == []
     assert world.waiting() == ["a", "b"]
 

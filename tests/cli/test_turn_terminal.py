@@ -167,7 +167,12 @@ def test_a_text_is_written_in_an_editor_only_when_that_is_asked_for(lash, home: 
 
 
 @pytest.mark.parametrize(
-    ("body", "expected", "told"), [("sys.exit(3)", 1, "what you typed is in"), ("", 2, "the edited text is empty")]
+    ("body", "expected", "told"),
+    [
+        ("open(path, 'w').write('typed'); sys.exit(3)", 1, "nothing was sent; what you typed is in"),
+        ("sys.exit(3)", 1, "ended with status 3"),
+        ("", 2, "the edited text is empty"),
+    ],
 )
 def test_an_editor_that_fails_or_leaves_nothing_sends_nothing(
     lash, home: Path, tmp_path: Path, body: str, expected: int, told: str
@@ -176,6 +181,9 @@ def test_an_editor_that_fails_or_leaves_nothing_sends_nothing(
     status, shown = rest(at_terminal(home, "turn", "s", "-e", **editor(tmp_path, body)))
     assert status == expected and told in " ".join(shown.split()) and "nothing was sent" in " ".join(shown.split())
     assert lash("log", "s", "-o", "json").json["items"] == []
+    is_typed = "typed" in body
+    assert (len([name for name in os.listdir(home / "edits") if name.endswith(".txt")]) == 1) is is_typed
+    assert ("what you typed" in " ".join(shown.split())) is is_typed
 
 
 def test_no_editor_opens_for_a_session_that_is_not_there_or_without_a_terminal(lash, home, tmp_path: Path) -> None:
