@@ -227,9 +227,10 @@ class RetryingCaller:
         the jitter, are those of the machine unless given. `secrets` are taken out of everything a provider says about
         a call. `captures_metadata` tells that the provider's transport is a `metadata.CapturingTransport`, whose
         findings go into the record. Raises `ConfigError` for what makes no attempts."""
-        if not hasattr(provider, "complete") or not hasattr(provider, "kind"):
+        missing = [name for name in ("kind", "complete", "aclose") if not hasattr(provider, name)]
+        if missing:
             raise ConfigError(
-                f"what makes attempts cannot be of the type {type(provider).__name__}",
+                f"what makes attempts cannot be of the type {type(provider).__name__}: it has no {missing[0]}",
                 hint="it is an object with the members of Provider; what provider(…) returns has its retries already",
             )
         self._provider = provider

@@ -3,7 +3,7 @@
 A tool function takes a `msgspec.Struct` of arguments and a `ToolContext`. It
 may be a coroutine function, or a plain function that then runs in a thread and
 has to poll `context.cancel` itself. What it returns is the value the model
-reads, unless it returns a whole `ToolCallOutput` or a `PendingCompletion`.
+reads, unless it returns an attachment, a whole `ToolCallOutput` or a `PendingCompletion`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from lash_cli.core.codec import from_builtins, to_builtins
+from lash_cli.core.content import AttachmentSource
 from lash_cli.core.protocols import ToolContext
 from lash_cli.core.schemas import without_layout
 from lash_cli.core.tool_definition import ToolDefinition, ToolExecutionGrant
@@ -32,6 +33,7 @@ from lash_cli.core.tools import (
     ToolManifest,
     ToolResult,
     ToolRetryPolicy,
+    ToolSuccess,
     failure,
     readable_manifest,
     success,
@@ -81,8 +83,12 @@ class FunctionTool(msgspec.Struct, frozen=True):
             result = await _called(self.function, arguments, context)
         except ToolFault as fault:
             return fault.to_output()
-        is_whole = isinstance(result, ToolCallOutput | PendingCompletion)
-        return result if is_whole else success(to_builtins(result))
+        if isinstance(result, ToolCallOutput | PendingCompletion):
+            return result
+        if isinstance(result, AttachmentSource):
+            # Bytes that the model is to see, and not to read as base64.
+            return ToolCallOutput(ToolSuccess("attached", attachments=(result,)))
+        return success(to_builtins(result))
 
 
 async def _called(function: ToolFunction, arguments: Any, context: ToolContext) -> Any:

@@ -130,6 +130,18 @@ async def test_what_belongs_elsewhere_is_refused_under_a_code_and_told_what_to_g
         assert said(session.read_view().messages) == ["hello", "fine"]
 
 
+class _NeverClosed:
+    kind = "echo"
+
+    async def complete(self, request: Any, sink: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_provider_that_could_not_be_closed_is_refused_before_it_is_asked() -> None:
+    with pytest.raises(LashError, match="it has no aclose"):
+        RetryingCaller(_NeverClosed())  # type: ignore[arg-type]
+
+
 async def test_a_promise_in_memory_takes_no_plain_json_for_its_key() -> None:
     async with LashCore(provider=ScriptedCaller([]), model=ModelSpec("m")) as core:
         with pytest.raises(LashError) as refused:

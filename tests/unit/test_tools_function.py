@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from support.clock import ManualCancel
 
+from lash_cli.core.content import Inline, Stored
 from lash_cli.core.protocols import ToolContext
 from lash_cli.core.tools import (
     FailureClass,
@@ -69,6 +70,17 @@ def test_manifest_and_schema_come_from_the_function() -> None:
     assert schema["type"] == "object"
     assert schema["required"] == ["x"]
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("source", [Inline("image/png", b"\x89PNG"), Stored("sha256:1", "image/png", 4)])
+async def test_an_attachment_that_a_function_returns_is_shown_and_not_read_as_json(source: Any) -> None:
+    @tool(name="draw")
+    async def draw(arguments: Point, context: ToolContext) -> Any:
+        return source
+
+    output = await run(draw, x=1)
+    assert (output.status, output.attachments) == ("success", (source,))
+    assert "data" not in str(output.outcome.value) and "sha256" not in str(output.outcome.value)
 
 
 def test_nested_and_recursive_arguments_keep_local_references() -> None:
