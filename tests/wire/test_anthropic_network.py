@@ -10,47 +10,23 @@ import pytest
 from support.anthropic import calls_reply, cut_reply, error_document, start, stream_reply, text_block, text_reply
 from support.clock import LIMIT_S, ManualCancel, ManualClock, settle
 from support.wire import ChatServer, Reply, error_reply
+from support.wires import HELLO, Shown
 
-from lash_cli.core.content import Message, Role, TextPart
-from lash_cli.core.llm import AttemptReset, LlmCallResult, LlmRequest, LlmScope, RetryStatus, StreamEvent, TextDelta
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.llm import AttemptReset, LlmCallResult, RetryStatus
 from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
-REQUEST = LlmRequest(
-    model=ModelSpec("test-model"),
-    messages=(Message("m", Role.USER, (TextPart("hello"),)),),
-    scope=LlmScope("s", "s:turn:t:llm:0"),
-)
 
-
-class Called:
+class Called(Shown):
     """One call against scripted replies: its result, what it showed, and what was asked."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.clock = ManualClock(auto_advance=True)
-        self.events: list[StreamEvent] = []
         self.requests: list[Any] = []
-        self.heard = asyncio.Event()
         self.result: LlmCallResult
-
-    async def sink(self, event: StreamEvent) -> None:
-        self.events.append(event)
-        if isinstance(event, TextDelta):
-            self.heard.set()
-
-    @property
-    def visible(self) -> str:
-        """The text a terminal would show in the end."""
-        text = ""
-        for event in self.events:
-            if isinstance(event, AttemptReset):
-                text = ""
-            elif isinstance(event, TextDelta):
-                text += event.text
-        return text
 
 
 async def call(*replies: Reply, silence: Callable[[], None] | None = None, **options: Any) -> Called:
@@ -62,7 +38,7 @@ async def call(*replies: Reply, silence: Callable[[], None] | None = None, **opt
         settings = ProviderSettings("test", "anthropic", base_url, "key-0001", known | options)
         caller = build_caller(settings, clock=called.clock, ids_bits=lambda _: 0)
         try:
-            calling = asyncio.ensure_future(caller.call(REQUEST, sink=called.sink, cancel=ManualCancel()))
+            calling = asyncio.ensure_future(caller.call(HELLO, sink=called.sink, cancel=ManualCancel()))
             if silence is not None:
                 await called.heard.wait()
                 await settle()
@@ -76,7 +52,7 @@ async def call(*replies: Reply, silence: Callable[[], None] | None = None, **opt
 
 async def test_an_answer_crosses_the_network() -> None:
     called = await call(text_reply("one two"), cache_retention="none")
-    assert called.result.response.full_text == called.visible == "one two"
+    assert called.result.response.full_text == called.text == "one two"
     (request,) = called.requests
     assert (request.method, request.path) == ("POST", "/v1/messages")
     assert request.headers["x-api-key"] == "key-0001"
@@ -109,7 +85,7 @@ async def test_bytes_dripping_one_by_one_give_the_same_answer() -> None:
 )
 async def test_a_stream_cut_before_its_proof_is_retracted_asked_again_and_paid_for(cut: Reply) -> None:
     called = await call(cut, text_reply("whole"))
-    assert called.result.response.full_text == called.visible == "whole"
+    assert called.result.response.full_text == called.text == "whole"
     one, following = called.requests
     assert one.body == following.body
     failed, completed = called.result.record.attempts
@@ -123,7 +99,7 @@ async def test_silence_in_the_middle_is_a_timeout_and_is_asked_again(pass_time: 
     called = await call(silent, text_reply("late"), silence=pass_time, chunk_timeout_seconds=LIMIT_S)
     failed, _ = called.result.record.attempts
     assert (failed.error.kind, failed.error.code) == ("timeout", "read_timeout")
-    assert called.visible == "late"
+    assert called.text == "late"
 
 
 async def test_an_answer_ends_with_its_proof_even_if_the_connection_stays_open() -> None:
@@ -148,4 +124,4 @@ async def test_an_overload_in_the_middle_of_a_stream_is_asked_again() -> None:
     called = await call(overloaded, text_reply("whole"))
     failed, _ = called.result.record.attempts
     assert (failed.error.code, failed.protocol_position) == ("overloaded_error", "output_started")
-    assert called.visible == "whole"
+    assert called.text == "whole"

@@ -10,20 +10,14 @@ import pytest
 from support.clock import LIMIT_S, ManualCancel, ManualClock, settle
 from support.gemini import KEY, call, document, streamed, text, usage_of
 from support.wire import ChatServer, Reply, error_reply, hang_reply
+from support.wires import HELLO, Shown
 
-from lash_cli.core.content import Message, Role, TextPart
-from lash_cli.core.llm import AttemptReset, LlmCallResult, LlmRequest, LlmScope, StreamEvent, TextDelta
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.llm import LlmCallResult
 from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
-REQUEST = LlmRequest(
-    model=ModelSpec("test-model"),
-    messages=(Message("m", Role.USER, (TextPart("hello"),)),),
-    scope=LlmScope("s", "s:turn:t:llm:0"),
-)
 ANSWER = streamed(document(text("one ")), document(text("two"), finish="STOP", usage=usage_of()))
 HALF = streamed(document(text("half"), usage=usage_of(10, 1)))
 
@@ -41,28 +35,19 @@ async def run(
 
     `meanwhile` runs beside the call; its event is set when the first text was shown.
     """
-    shown: list[StreamEvent] = []
-    heard = asyncio.Event()
-
-    async def sink(event: StreamEvent) -> None:
-        if isinstance(event, AttemptReset):
-            shown.clear()
-        elif isinstance(event, TextDelta):
-            heard.set()
-        shown.append(event)
-
+    shown = Shown()
     async with ChatServer(replies) as server:
         base_url = server.base_url.removesuffix("/v1") + "/v1beta"
         settings = ProviderSettings("gemini", "google", base_url, KEY, {"retry_after_output": "reset"} | options)
         caller = build_caller(settings, clock=ManualClock(auto_advance=True), ids_bits=lambda _: 0)
         try:
-            calling = asyncio.ensure_future(caller.call(REQUEST, sink=sink, cancel=ManualCancel()))
+            calling = asyncio.ensure_future(caller.call(HELLO, sink=shown.sink, cancel=ManualCancel()))
             if meanwhile is not None:
-                await meanwhile(server, heard)
+                await meanwhile(server, shown.heard)
             result = await calling
         finally:
             await caller.aclose()
-    return result, "".join(event.text for event in shown if isinstance(event, TextDelta)), server
+    return result, shown.text, server
 
 
 async def test_an_answer_crosses_the_network_and_the_key_stays_out_of_the_address() -> None:

@@ -15,10 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from support.clock import LIMIT_S, ManualCancel
 from support.wire import ThreadedChatServer, text_reply
+from support.wires import HELLO
 
-from lash_cli.core.content import Message, Role, TextPart
-from lash_cli.core.llm import LlmRequest, LlmScope, StreamEvent
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.llm import LlmRequest, StreamEvent
 from lash_cli.core.protocols import ModelCaller
 from lash_cli.providers.attachments import RequestAttachments
 from lash_cli.providers.catalog import ProviderSettings, build_caller
@@ -28,11 +27,6 @@ from lash_cli.system import SystemClock
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
 LOOPS, CALLS = 3, 5
-REQUEST = LlmRequest(
-    model=ModelSpec("test-model"),
-    messages=(Message("m", Role.USER, (TextPart("hello"),)),),
-    scope=LlmScope("s", "s:turn:t:llm:0"),
-)
 
 
 async def _ignored(event: StreamEvent) -> None: ...
@@ -67,7 +61,7 @@ def test_each_loop_keeps_its_connection_whatever_the_others_do() -> None:
         async def work() -> None:
             for _ in range(CALLS):
                 together.wait(LIMIT_S)
-                result = await caller.call(REQUEST, sink=_ignored, cancel=ManualCancel())
+                result = await caller.call(HELLO, sink=_ignored, cancel=ManualCancel())
                 assert result.error is None
             await caller.aclose()
 
@@ -91,7 +85,7 @@ def test_requests_are_written_one_after_another() -> None:
 
     async def work() -> None:
         for _ in range(CALLS):
-            await attachments.body(Writer(), REQUEST)
+            await attachments.body(Writer(), HELLO)
 
     in_loops_of_their_own(*[work] * LOOPS)
 
@@ -131,10 +125,10 @@ def test_a_child_writes_requests_although_its_parent_did_when_it_forked() -> Non
         def body(self, request: LlmRequest) -> bytes:
             return b""
 
-    thread = threading.Thread(target=lambda: asyncio.run(attachments.body(Slow(), REQUEST)))
+    thread = threading.Thread(target=lambda: asyncio.run(attachments.body(Slow(), HELLO)))
     thread.start()
     writing.wait(LIMIT_S)
-    became = in_a_child(lambda: attachments.body(Quick(), REQUEST))
+    became = in_a_child(lambda: attachments.body(Quick(), HELLO))
     forked.set()
     thread.join()
     assert became == "done"

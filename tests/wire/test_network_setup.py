@@ -12,20 +12,14 @@ import pytest
 from support import wire
 from support.clock import ManualCancel, ManualClock
 from support.wire import ChatServer, Reply, error_reply, text_reply
+from support.wires import HELLO
 
-from lash_cli.core.content import Message, Role, TextPart
-from lash_cli.core.llm import DeliberateStop, LlmCallResult, LlmRequest, LlmScope
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.llm import DeliberateStop, LlmCallResult
 from lash_cli.core.protocols import EventSink
 from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 from lash_cli.providers.http import HttpRequest, Httpx2Transport
 
-REQUEST = LlmRequest(
-    model=ModelSpec("test-model"),
-    messages=(Message("m", Role.USER, (TextPart("hello"),)),),
-    scope=LlmScope("s", "s:turn:t:llm:0"),
-)
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -40,7 +34,7 @@ async def call(address: str, **options: object) -> LlmCallResult:
     settings = ProviderSettings("p", "openai_chat", address, None, {"max_attempts": 1} | options)
     caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
     try:
-        return await caller.call(REQUEST, sink=_ignored, cancel=ManualCancel())
+        return await caller.call(HELLO, sink=_ignored, cancel=ManualCancel())
     finally:
         await caller.aclose()
 
@@ -233,7 +227,7 @@ async def test_a_key_is_a_secret_as_a_document_would_hold_it(echoed: str) -> Non
                 "p", "openai_chat", server.base_url, 'key\\with"all/of+it==', {"max_attempts": 1}
             )
             caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
-            result = await caller.call(REQUEST, sink=_ignored, cancel=ManualCancel())
+            result = await caller.call(HELLO, sink=_ignored, cancel=ManualCancel())
             await caller.aclose()
         assert "[redacted]" in result.error.message and echoed not in result.error.message
 
@@ -290,7 +284,7 @@ async def test_any_number_of_calls_run_at_a_time() -> None:
             raise DeliberateStop
 
         async def one() -> LlmCallResult:
-            return await caller.call(REQUEST, sink=wait_for_all, cancel=ManualCancel())
+            return await caller.call(HELLO, sink=wait_for_all, cancel=ManualCancel())
 
         tasks = [group.create_task(one()) for _ in range(count)]
         async with asyncio.timeout(30):
@@ -311,7 +305,7 @@ async def test_a_server_puts_nothing_into_the_next_request() -> None:
         settings = ProviderSettings("p", "openai_chat", server.base_url, None, {"max_attempts": 1})
         caller = build_caller(settings, clock=ManualClock(), ids_bits=lambda _: 0)
         for _ in range(3):
-            assert (await caller.call(REQUEST, sink=_ignored, cancel=ManualCancel())).error is None
+            assert (await caller.call(HELLO, sink=_ignored, cancel=ManualCancel())).error is None
         await caller.aclose()
     first, *others = server.requests
     assert others == [first, first]

@@ -23,40 +23,29 @@ from support.wire import (
     text_reply,
     tool_calls_reply,
 )
+from support.wires import HELLO, Shown
 
-from lash_cli.core.content import Message, Role, TextPart
 from lash_cli.core.llm import (
     AttemptReset,
     DeliberateStop,
     LlmCallResult,
-    LlmRequest,
-    LlmScope,
     RetryStatus,
     StreamEvent,
-    TextDelta,
 )
-from lash_cli.core.policy import ModelSpec
 from lash_cli.core.protocols import ModelCaller
 from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
-REQUEST = LlmRequest(
-    model=ModelSpec("test-model"),
-    messages=(Message("m", Role.USER, (TextPart("hello"),)),),
-    scope=LlmScope("s", "s:turn:t:llm:0"),
-)
 
-
-class Client:
+class Client(Shown):
     """A caller of one server, and everything it showed."""
 
     def __init__(self, base_url: str, **options: Any) -> None:
+        super().__init__()
         self.clock = ManualClock(auto_advance=True)
         self.cancel = ManualCancel()
-        self.events: list[StreamEvent] = []
-        self.heard = asyncio.Event()
         settings = ProviderSettings("test", "openai_chat", base_url, "key-0001", options)
         self.caller: ModelCaller = build_caller(settings, clock=self.clock, ids_bits=lambda _: 0)
 
@@ -66,24 +55,8 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self.caller.aclose()
 
-    async def sink(self, event: StreamEvent) -> None:
-        self.events.append(event)
-        if isinstance(event, TextDelta):
-            self.heard.set()
-
     async def call(self) -> LlmCallResult:
-        return await self.caller.call(REQUEST, sink=self.sink, cancel=self.cancel)
-
-    @property
-    def visible(self) -> str:
-        """The text a terminal would show in the end."""
-        text = ""
-        for event in self.events:
-            if isinstance(event, AttemptReset):
-                text = ""
-            elif isinstance(event, TextDelta):
-                text += event.text
-        return text
+        return await self.caller.call(HELLO, sink=self.sink, cancel=self.cancel)
 
 
 async def run(*replies: Reply, **options: Any) -> tuple[LlmCallResult, Client, ChatServer]:
@@ -93,7 +66,7 @@ async def run(*replies: Reply, **options: Any) -> tuple[LlmCallResult, Client, C
 
 async def test_an_answer_crosses_the_network() -> None:
     result, client, server = await run(text_reply("one two"))
-    assert result.response.full_text == client.visible == "one two"
+    assert result.response.full_text == client.text == "one two"
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", "/v1/chat/completions")
     assert request.headers["authorization"] == "Bearer key-0001"
@@ -133,7 +106,7 @@ async def test_a_stream_cut_after_output_is_an_error_and_is_not_asked_again(cut:
     result, client, server = await run(cut, text_reply("whole"))
     assert result.response is None
     assert (result.error.code, result.error.retryable) == ("unsafe_retry_after_output_started", False)
-    assert client.visible == "half"
+    assert client.text == "half"
     assert len(server.requests) == 1
 
 
@@ -141,7 +114,7 @@ async def test_a_stream_cut_after_output_is_an_error_and_is_not_asked_again(cut:
 async def test_a_stream_cut_before_its_proof_is_retracted_and_asked_again_where_the_host_says_so(cut: Reply) -> None:
     result, client, server = await run(cut, text_reply("whole"), retry_after_output="reset")
     assert result.response.full_text == "whole"
-    assert client.visible == "whole"
+    assert client.text == "whole"
     assert len(server.requests) == 2
     assert server.requests[0].body == server.requests[1].body
     assert [a.outcome for a in result.record.attempts] == ["failed", "completed"]
@@ -195,7 +168,7 @@ async def test_a_proof_behind_text_that_was_not_taken_does_not_count_when_the_ti
 
     limits = {"request_timeout_seconds": LIMIT_S, "max_attempts": 1}
     async with ChatServer([silent]) as server, Client(server.base_url, **limits) as client:
-        calling = asyncio.create_task(client.caller.call(REQUEST, sink=hold, cancel=client.cancel))
+        calling = asyncio.create_task(client.caller.call(HELLO, sink=hold, cancel=client.cancel))
         await held.wait()
         pass_time()
         result = await calling
@@ -252,7 +225,7 @@ async def test_silence_is_a_timeout_and_is_asked_again(
     first, second = result.record.attempts
     assert (first.error.kind, first.error.code, first.error.retryable) == ("timeout", code, True)
     assert second.outcome == "completed"
-    assert client.visible == "late"
+    assert client.text == "late"
 
 
 async def test_a_refused_connection_is_a_transport_failure() -> None:
@@ -300,7 +273,7 @@ async def test_cancel_closes_the_connection_in_the_middle_of_a_stream() -> None:
             client.events.append(event)
             shown.set()
 
-        running = asyncio.create_task(client.caller.call(REQUEST, sink=sink, cancel=client.cancel))
+        running = asyncio.create_task(client.caller.call(HELLO, sink=sink, cancel=client.cancel))
         await shown.wait()
         client.cancel.set()
         result = await running
@@ -317,7 +290,7 @@ async def test_a_deliberate_stop_cuts_the_stream_and_what_had_arrived_is_the_ans
         async def sink(event: StreamEvent) -> None:
             raise DeliberateStop
 
-        result = await client.caller.call(REQUEST, sink=sink, cancel=client.cancel)
+        result = await client.caller.call(HELLO, sink=sink, cancel=client.cancel)
     assert (result.error, result.response.full_text) == (None, "enough")
     (attempt,) = result.record.attempts
     assert (attempt.outcome, attempt.evidence.served_model) == ("interrupted", "served-model")

@@ -8,41 +8,27 @@ import pytest
 from support.clock import ManualCancel, ManualClock
 from support.responses import Answer, call, message, reasoning, usage_of
 from support.wire import ChatServer, Reply, error_reply, stream_reply
+from support.wires import HELLO, Shown
 
-from lash_cli.core.content import Message, Role, TextPart
-from lash_cli.core.llm import AttemptReset, LlmCallResult, LlmRequest, LlmScope, StreamEvent, TextDelta
-from lash_cli.core.policy import ModelSpec
+from lash_cli.core.llm import LlmCallResult
 from lash_cli.core.usage import TokenUsage
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
 
-REQUEST = LlmRequest(
-    model=ModelSpec("test-model"),
-    messages=(Message("m", Role.USER, (TextPart("hello"),)),),
-    scope=LlmScope("s", "s:turn:t:llm:0"),
-)
 RICH = Answer(reasoning("hm"), message("ça va"), call("ls", '{"p": "zoë"}'), usage=usage_of(100, 7, cached=40))
 
 
 async def run(*replies: Reply, **options: Any) -> tuple[LlmCallResult, str, ChatServer]:
     """The result of one call, the text a terminal would show in the end, and the server."""
-    events: list[StreamEvent] = []
-
-    async def sink(event: StreamEvent) -> None:
-        events.append(event)
-
+    shown = Shown()
     async with ChatServer(replies) as server:
         settings = ProviderSettings("test", "openai_responses", server.base_url, "key-0001", options)
         clock = ManualClock(auto_advance=True)
         caller = build_caller(settings, clock=clock, ids_bits=lambda _: 0)
-        result = await caller.call(REQUEST, sink=sink, cancel=ManualCancel())
+        result = await caller.call(HELLO, sink=shown.sink, cancel=ManualCancel())
         await caller.aclose()
-    visible = ""
-    for event in events:
-        visible = "" if isinstance(event, AttemptReset) else visible
-        visible += event.text if isinstance(event, TextDelta) else ""
-    return result, visible, server
+    return result, shown.text, server
 
 
 async def test_an_answer_crosses_the_network() -> None:
