@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -24,7 +26,7 @@ from support.processes import start_process
 
 from lash_cli.core.codec import encode
 from lash_cli.core.ingress import ActiveTurn
-from lash_cli.errors import LashError, StoreLocked, StoreReadOnly, StoreUnusable
+from lash_cli.errors import LashError, StoreError, StoreLocked, StoreReadOnly, StoreUnusable
 from lash_cli.store.base import ReadScope
 from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
@@ -276,6 +278,27 @@ def test_a_log_that_the_disk_has_no_file_for_is_no_matter_of_permissions(
     with pytest.raises(LashError) as caught:
         Database.open(path, clock=clock, read_only=True)
     assert (caught.value.code, caught.value.hint) == ("output_not_written", "make room there, then try again")
+
+
+def test_an_index_of_the_log_that_a_full_disk_does_not_take_is_told_as_that(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on every disk that filled up while nobody had the database open, also for who only reads."""
+    path = tmp_path / "lash.db"
+    Database.open(path, clock=clock).close()
+    room = os.statvfs(path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(StoreError, match="disk I/O error"):
+            Database.open(path, clock=clock, read_only=True)
+        monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*room[:4], 7, *room[5:])))
+        with pytest.raises(LashError) as caught:
+            Database.open(path, clock=clock, read_only=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (caught.value.code, caught.value.ambiguous) == ("output_not_written", False)
+    assert caught.value.hint == "make room there, then try again" and os.strerror(errno.ENOSPC) in caught.value.message
 
 
 def test_a_read_only_directory_without_a_database_is_refused_and_stays_empty(private: Path, clock: ManualClock) -> None:

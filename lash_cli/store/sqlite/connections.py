@@ -40,6 +40,9 @@ _LOCKED_CODES: Final = {5, 6, 15}
 _READ_ONLY_CODES: Final = {3, 8, 14, 23}
 _READ_ONLY: Final = 8
 _CANNOT_OPEN: Final = 14
+# SQLITE_IOERR_SHMSIZE: the index of the log could not be made as large as it is to be. It grows by parts of this size.
+_INDEX_TOO_SMALL: Final = 4874
+_INDEX_BYTES: Final = 32_768
 _CORRUPT_CODES: Final = {11, 26}
 # Our statements are tested against our schema: what they do not find was taken out of the file.
 # What it says of a parameter that is neither text, nor a number, nor bytes.
@@ -119,11 +122,13 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
         return StoreLocked(f"{path} stayed locked by another process")
     if primary == _CANNOT_OPEN and not _has_descriptor_left():
         return TooManyOpenFiles(f"{path} cannot be opened: too many open files")
-    if primary in _READ_ONLY_CODES:
-        from lash_cli.paths import readable_hint, unusable_path
+    if (primary == _CANNOT_OPEN or (code == _INDEX_TOO_SMALL and not _has_index(path))) and _is_full(path):
+        from lash_cli.paths import unusable_path
 
-        if primary == _CANNOT_OPEN and not _has_file_left(path):
-            return unusable_path(os.fsdecode(path), OSError(errno.ENOSPC, "its disk takes no file more"), "open")
+        return unusable_path(os.fsdecode(path), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "open")
+    if primary in _READ_ONLY_CODES:
+        from lash_cli.paths import readable_hint
+
         # What reading could not do there has another one of these codes.
         elsewhere = (
             "it can only be read there: copy it to a directory that can be written"
@@ -157,13 +162,21 @@ def _version(path: StrPath) -> int:
     return int(version)
 
 
-def _has_file_left(path: StrPath) -> bool:
-    """Whether one more file fits where `path` is, as the log of a database; True where nobody counts them."""
+def _is_full(path: StrPath) -> bool:
+    """Whether the disk has no room for the log of a database, or for the index of that: reading needs both."""
     try:
         room = os.statvfs(path)
     except OSError:
-        return True
-    return room.f_files == 0 or room.f_favail > 0
+        return False
+    return room.f_bavail * room.f_frsize < _INDEX_BYTES or room.f_favail == 0 < room.f_files
+
+
+def _has_index(path: StrPath) -> bool:
+    """Whether the log has the first part of its index: without it nothing can have been written."""
+    try:
+        return os.stat(f"{os.path.realpath(os.fsdecode(path))}-shm").st_size >= _INDEX_BYTES
+    except OSError:
+        return False
 
 
 def _has_descriptor_left() -> bool:
