@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.cli import spawn_lash
-from support.wire import ThreadedChatServer, hang_reply, text_reply
+from support.wire import ThreadedChatServer, chat_provider, hang_reply, text_reply
 
 SCHEMA = {
     "type": "object",
@@ -23,15 +23,6 @@ def schema(tmp_path: Path) -> str:
     path = tmp_path / "city.schema.json"
     path.write_text(json.dumps(SCHEMA))
     return str(path)
-
-
-def openai(server: ThreadedChatServer) -> dict[str, str]:
-    return {
-        "LASH_CFG__providers__chat__kind": "openai_chat",
-        "LASH_CFG__providers__chat__base_url": server.base_url,
-        "LASH_CFG__defaults__provider": "chat",
-        "LASH_CFG__defaults__model": "m-1",
-    }
 
 
 def asked_for(request: Any) -> Any:
@@ -61,7 +52,7 @@ def test_the_built_in_provider_answers_with_an_example_of_the_schema(lash: Any, 
 
 def test_a_wrong_answer_never_reaches_stdout_and_is_given_back_once(lash: Any, schema: str) -> None:
     with ThreadedChatServer([text_reply("It is Oslo."), text_reply('{"city": "Oslo", "note": null}')]) as server:
-        done = lash("turn", "--or-open", "s", "where", "--schema", schema, env=openai(server))
+        done = lash("turn", "--or-open", "s", "where", "--schema", schema, env=chat_provider(server))
         requests = server.requests
     assert (done.code, done.out) == (0, '{"city":"Oslo"}\n')
     assert [asked_for(request)["required"] for request in requests] == [["city", "note"]] * 2
@@ -71,7 +62,7 @@ def test_a_wrong_answer_never_reaches_stdout_and_is_given_back_once(lash: Any, s
 
 def test_a_second_wrong_answer_is_a_stopped_turn_with_empty_stdout(lash: Any, schema: str) -> None:
     with ThreadedChatServer([text_reply("Oslo"), text_reply("Oslo!")]) as server:
-        done = lash("turn", "--or-open", "s", "where", "--schema", schema, "-o", "json", env=openai(server))
+        done = lash("turn", "--or-open", "s", "where", "--schema", schema, "-o", "json", env=chat_provider(server))
         assert len(server.requests) == 2
     assert (done.code, done.out) == (6, "")
     assert done.error["code"] == "turn_stopped:provider_error"
@@ -84,7 +75,7 @@ def test_a_schema_a_provider_cannot_be_shown_is_refused_before_anything_is_sent(
     path = tmp_path / "list.json"
     path.write_text('{"type": "array", "items": {"type": "string"}}')
     with ThreadedChatServer([]) as server:
-        done = lash("turn", "--or-open", "s", "where", "--schema", str(path), "-o", "json", env=openai(server))
+        done = lash("turn", "--or-open", "s", "where", "--schema", str(path), "-o", "json", env=chat_provider(server))
         assert server.requests == []
     assert done.code == 6
     assert done.error["details"]["turn"]["errors"][0]["code"] == "schema_unrepresentable"
@@ -94,12 +85,12 @@ def test_a_schema_a_provider_cannot_be_shown_is_refused_before_anything_is_sent(
 def test_a_killed_turn_is_finished_under_its_schema(lash: Any, home: Path, schema: str) -> None:
     """Whoever resumes knows nothing of the file any more."""
     with ThreadedChatServer([hang_reply(), text_reply('{"city": "Oslo"}')]) as server:
-        lash("open", "s", env=openai(server))
-        with spawn_lash(["turn", "s", "where", "--schema", schema], home=home, env=openai(server)) as process:
+        lash("open", "s", env=chat_provider(server))
+        with spawn_lash(["turn", "s", "where", "--schema", schema], home=home, env=chat_provider(server)) as process:
             server.wait_for_requests(1)
             process.send_signal(signal.SIGKILL)
         Path(schema).unlink()
-        resumed = lash("resume", "s", env=openai(server))
+        resumed = lash("resume", "s", env=chat_provider(server))
         first, second = server.requests
     assert (resumed.code, resumed.out) == (0, '{"city":"Oslo"}\n'), resumed.err
     assert first.body == second.body
@@ -107,15 +98,24 @@ def test_a_killed_turn_is_finished_under_its_schema(lash: Any, home: Path, schem
 
 def test_a_busy_session_queues_the_text_with_its_schema(lash: Any, home: Path, schema: str) -> None:
     with ThreadedChatServer([hang_reply(), text_reply('{"city": "Oslo"}')]) as server:
-        lash("open", "s", env=openai(server))
-        with spawn_lash(["turn", "s", "first"], home=home, env=openai(server)) as process:
+        lash("open", "s", env=chat_provider(server))
+        with spawn_lash(["turn", "s", "first"], home=home, env=chat_provider(server)) as process:
             server.wait_for_requests(1)
             queued = lash(
-                "turn", "s", "where", "--schema", schema, "--if-busy", "enqueue", "-o", "json", env=openai(server)
+                "turn",
+                "s",
+                "where",
+                "--schema",
+                schema,
+                "--if-busy",
+                "enqueue",
+                "-o",
+                "json",
+                env=chat_provider(server),
             )
             assert queued.json["kind"] == "PendingInput", queued.err
             process.send_signal(signal.SIGINT)
-        lash("work", "s", "--until-empty", env=openai(server))
+        lash("work", "s", "--until-empty", env=chat_provider(server))
         assert asked_for(server.requests[1])["required"] == ["city", "note"]
     shown = lash("log", "s", "-o", "json").json["items"][-1]
     assert json.loads(shown["text"]) == {"city": "Oslo"}

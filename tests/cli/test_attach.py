@@ -15,6 +15,7 @@ from support.wire import (
     RecordedRequest,
     Reply,
     ThreadedChatServer,
+    chat_provider,
     error_reply,
     hang_reply,
     text_reply,
@@ -40,21 +41,12 @@ def database(home: Path) -> Path:
     return lay(home / "lash.db")
 
 
-def openai(server: ThreadedChatServer) -> dict[str, str]:
-    return {
-        "LASH_CFG__providers__chat__kind": "openai_chat",
-        "LASH_CFG__providers__chat__base_url": server.base_url,
-        "LASH_CFG__defaults__provider": "chat",
-        "LASH_CFG__defaults__model": "m-1",
-    }
-
-
 def test_an_image_is_sent_and_sent_again_with_the_conversation(lash: Any, image: str) -> None:
     with ThreadedChatServer([text_reply("a cat"), text_reply("yes")]) as server:
-        done = lash("turn", "--or-open", "s", "what is it", "-a", image, env=openai(server))
+        done = lash("turn", "--or-open", "s", "what is it", "-a", image, env=chat_provider(server))
         assert (done.code, done.out) == (0, "a cat\n"), done.err
         os.unlink(image)
-        assert lash("turn", "s", "sure?", env=openai(server)).out == "yes\n"
+        assert lash("turn", "s", "sure?", env=chat_provider(server)).out == "yes\n"
         first, second = (request.json["messages"] for request in server.requests)
     assert first[-1] == {"content": [{"text": "what is it", "type": "text"}, IMAGE], "role": "user"}
     assert second[: len(first)] == first
@@ -74,7 +66,9 @@ def test_text_goes_as_words_to_every_model_and_an_address_as_it_is(lash: Any, tm
     (tmp_path / "notes.txt").write_text("milk\n")
     with ThreadedChatServer([text_reply("ok")]) as server:
         url = "https://example.org/a.png"
-        done = lash("turn", "--or-open", "s", "read", "-a", "notes.txt", "-a", url, env=openai(server), cwd=tmp_path)
+        done = lash(
+            "turn", "--or-open", "s", "read", "-a", "notes.txt", "-a", url, env=chat_provider(server), cwd=tmp_path
+        )
         assert done.code == 0, done.err
         (request,) = server.requests
     assert request.json["messages"][-1]["content"] == [
@@ -86,7 +80,7 @@ def test_text_goes_as_words_to_every_model_and_an_address_as_it_is(lash: Any, tm
 
 def test_stdin_can_be_what_is_attached(lash: Any) -> None:
     with ThreadedChatServer([text_reply("a cat")]) as server:
-        done = lash("turn", "--ephemeral", "what is it", "--attach", "-", env=openai(server), input=PNG)
+        done = lash("turn", "--ephemeral", "what is it", "--attach", "-", env=chat_provider(server), input=PNG)
         assert (done.code, done.out) == (0, "a cat\n"), done.err
         assert server.requests[0].json["messages"][-1]["content"][1] == IMAGE
 
@@ -94,12 +88,14 @@ def test_stdin_can_be_what_is_attached(lash: Any) -> None:
 def test_what_the_provider_cannot_be_sent_ends_the_turn_before_a_byte_leaves(lash: Any, tmp_path: Path) -> None:
     (tmp_path / "song.mp3").write_bytes(b"ID3\x04\x00")
     with ThreadedChatServer([]) as server:
-        done = lash("turn", "--or-open", "s", "x", "-a", "song.mp3", "-o", "json", env=openai(server), cwd=tmp_path)
+        done = lash(
+            "turn", "--or-open", "s", "x", "-a", "song.mp3", "-o", "json", env=chat_provider(server), cwd=tmp_path
+        )
         assert server.requests == []
         assert (done.code, done.out, done.error["code"]) == (6, "", "turn_stopped:invalid_input")
         assert "audio/mpeg" in done.error["message"]
         server.script(text_reply("still here"))
-        assert lash("turn", "s", "and now?", env=openai(server)).out == "still here\n"
+        assert lash("turn", "s", "and now?", env=chat_provider(server)).out == "still here\n"
         assert [message["content"] for message in server.requests[0].json["messages"]] == ["x\n\nand now?"]
 
 
@@ -107,7 +103,7 @@ def test_a_file_of_a_tool_that_the_provider_cannot_be_sent_is_a_failed_result(la
     (tmp_path / "a.bmp").write_bytes(b"BM" + bytes(60))
     call = tool_calls_reply([("read_file", {"path": "a.bmp"}, "call_1")])
     with ThreadedChatServer([call, text_reply("cannot see it")]) as server:
-        done = lash("turn", "--or-open", "s", "look", env=openai(server), cwd=tmp_path)
+        done = lash("turn", "--or-open", "s", "look", env=chat_provider(server), cwd=tmp_path)
         assert (done.code, done.out) == (0, "cannot see it\n"), done.err
         last = server.requests[1].json["messages"][-1]
     assert last["role"] == "tool" and "image/bmp" in last["content"]
@@ -118,13 +114,13 @@ def test_a_session_goes_on_with_a_provider_that_cannot_be_sent_what_it_holds(las
     assert lash("turn", "--or-open", "s", "listen", "-a", "song.mp3", cwd=tmp_path).code == 0  # loopback takes it
     with ThreadedChatServer(default=text_reply("I cannot hear it")) as server:
         for _ in range(2):
-            done = lash("turn", "s", "and?", "--provider", "chat", "--model", "m-1", env=openai(server))
+            done = lash("turn", "s", "and?", "--provider", "chat", "--model", "m-1", env=chat_provider(server))
             assert (done.code, done.out) == (0, "I cannot hear it\n"), done.err
         told = "listen\n\n[song.mp3 (audio/mpeg): it cannot be shown to this model]"
         assert server.requests[0].json["messages"][0]["content"] == told
-        refused = lash("turn", "s", "hear", "-a", "song.mp3", env=openai(server), cwd=tmp_path)
+        refused = lash("turn", "s", "hear", "-a", "song.mp3", env=chat_provider(server), cwd=tmp_path)
         assert refused.code != 0 and "audio/mpeg" in refused.err and len(server.requests) == 2
-        assert lash("turn", "s", "never mind", env=openai(server)).code == 0
+        assert lash("turn", "s", "never mind", env=chat_provider(server)).code == 0
 
 
 def test_a_session_whose_image_a_provider_refuses_is_told_the_way_back(lash: Any, image: str) -> None:
@@ -133,7 +129,7 @@ def test_a_session_whose_image_a_provider_refuses_is_told_the_way_back(lash: Any
         return error_reply(400, {"error": {"message": "bad image"}}) if has_image else text_reply("fine")
 
     with ThreadedChatServer(default=answer) as server:
-        env = openai(server)
+        env = chat_provider(server)
         assert lash("turn", "--or-open", "s", "hello", env=env).code == 0
         good = lash("log", "s", "-o", "json").json["items"][-1]["id"]
         for arguments in (("look", "-a", image), ("and now?",)):
@@ -145,12 +141,12 @@ def test_a_session_whose_image_a_provider_refuses_is_told_the_way_back(lash: Any
 
 def test_a_killed_turn_still_has_its_image(lash: Any, home: Path, image: str) -> None:
     with ThreadedChatServer([hang_reply(), text_reply("a cat")]) as server:
-        lash("open", "s", env=openai(server))
-        with spawn_lash(["turn", "s", "what is it", "-a", image], home=home, env=openai(server)) as process:
+        lash("open", "s", env=chat_provider(server))
+        with spawn_lash(["turn", "s", "what is it", "-a", image], home=home, env=chat_provider(server)) as process:
             server.wait_for_requests(1)
             process.send_signal(signal.SIGKILL)
         os.unlink(image)
-        resumed = lash("resume", "s", env=openai(server))
+        resumed = lash("resume", "s", env=chat_provider(server))
         assert (resumed.code, resumed.out) == (0, "a cat\n"), resumed.err
         first, second = server.requests
     assert first.body == second.body
@@ -158,7 +154,7 @@ def test_a_killed_turn_still_has_its_image(lash: Any, home: Path, image: str) ->
 
 def test_a_queued_image_waits_with_its_text(lash: Any, image: str) -> None:
     with ThreadedChatServer([text_reply("a cat")]) as server:
-        lash("open", "s", env=openai(server))
+        lash("open", "s", env=chat_provider(server))
         receipt = lash("enqueue", "s", "what is it", "-a", image, "-o", "json")
         assert receipt.json["preview"] == "what is it [attachment cat]", receipt.err
         again = lash("enqueue", "s", "what is it", "-a", image, "--key", "k", "-o", "json")
@@ -167,7 +163,7 @@ def test_a_queued_image_waits_with_its_text(lash: Any, image: str) -> None:
         )
         assert "[attachment cat]" in lash("queue", "show", receipt.json["id"]).out
         os.unlink(image)
-        assert lash("work", "s", "--until-empty", env=openai(server)).code == 0
+        assert lash("work", "s", "--until-empty", env=chat_provider(server)).code == 0
         assert server.requests[0].json["messages"][-1]["content"].count(IMAGE) == 2
 
 
@@ -215,7 +211,7 @@ def test_an_image_a_tool_reads_follows_its_result_under_the_name_of_the_call(las
     (tmp_path / "cat.png").write_bytes(PNG)
     call = tool_calls_reply([("read_file", {"path": "cat.png"}, "call_1")])
     with ThreadedChatServer([call, text_reply("a cat")]) as server:
-        done = lash("turn", "--or-open", "s", "look", env=openai(server), cwd=tmp_path)
+        done = lash("turn", "--or-open", "s", "look", env=chat_provider(server), cwd=tmp_path)
         assert (done.code, done.out) == (0, "a cat\n"), done.err
         messages = server.requests[1].json["messages"]
     assert messages[-2]["role"] == "tool"

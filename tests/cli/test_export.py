@@ -17,22 +17,13 @@ from typing import Any
 import pytest
 from support.cli import run_lash
 from support.prepared import OPEN, prepare
-from support.wire import ThreadedChatServer, text_reply, tool_calls_reply
+from support.wire import ThreadedChatServer, chat_provider, text_reply, tool_calls_reply
 
 from lash_cli.cli.import_command import read_export
 from lash_cli.errors import UsageError
 
 KEY = "sk-abcdefghijklmnop0123456789"
 PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
-
-
-def chat(server: ThreadedChatServer) -> dict[str, str]:
-    return {
-        "LASH_CFG__providers__chat__kind": "openai_chat",
-        "LASH_CFG__providers__chat__base_url": server.base_url,
-        "LASH_CFG__defaults__provider": "chat",
-        "LASH_CFG__defaults__model": "m-1",
-    }
 
 
 def exported(lash: Any, path: Path, session: str = "s", *options: str) -> Any:
@@ -52,7 +43,7 @@ def test_export_then_rm_then_import_asks_the_model_the_same_next(lash: Any, home
         text_reply("3"),
     ]
     with ThreadedChatServer([*replies, text_reply("3")]) as server:
-        env = chat(server)
+        env = chat_provider(server)
         lash("open", "s", "--name", "kept", "--system", "Be brief.", "--label", "a=b", env=env)
         assert lash("turn", "s", "what is it", "-a", str(image), env=env).code == 0
         assert lash("turn", "s", "and then", env=env).code == 0

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 
 import pytest
-from support.cli import spawn_lash
+from support.cli import spawn_lash, started_turn
 from support.prepared import OPEN, prepare
-
-
-def started(home: Path, session: str, prompt: str, *options: str) -> subprocess.Popen[bytes]:
-    process = spawn_lash(["turn", session, prompt, "-o", "jsonl", *options], home=home)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["type"] == "model_request_started":
-            return process
-    raise AssertionError(process.communicate()[1].decode())
 
 
 @pytest.fixture
@@ -27,7 +16,7 @@ def gate(tmp_path: Path) -> Path:
 
 
 def crashed(home: Path, session: str, prompt: str, *options: str) -> None:
-    process = started(home, session, prompt, *options)
+    process = started_turn(home, session, prompt, *options)
     process.kill()
     process.communicate()
 
@@ -69,7 +58,7 @@ def test_a_turn_unparks_a_session(lash, home) -> None:
 
 def test_a_session_with_a_running_turn_cannot_be_parked_closed_or_removed(lash, home: Path) -> None:
     prepare(home, OPEN)
-    running = started(home, "s", "!sleep 60")
+    running = started_turn(home, "s", "!sleep 60")
     try:
         for arguments in (("park", "s"), ("close", "s"), ("rm", "s", "--yes")):
             done = lash(*arguments, "-o", "json")
@@ -86,7 +75,7 @@ def test_a_session_with_a_running_turn_cannot_be_parked_closed_or_removed(lash, 
 
 def test_park_wait_lets_the_turn_finish(lash, home: Path, gate: Path) -> None:
     prepare(home, OPEN)
-    running = started(home, "s", f"!wait-file {gate}\n!text done")
+    running = started_turn(home, "s", f"!wait-file {gate}\n!text done")
     parking = spawn_lash(["park", "s", "--wait"], home=home)
     gate.touch()
     assert running.communicate(timeout=60) and running.returncode == 0
@@ -208,7 +197,7 @@ def test_a_name_that_does_not_resolve_stops_a_bulk_deletion_before_anything_is_d
 def test_a_bulk_verb_that_could_do_only_some_is_exit_8_with_an_outcome_per_row(lash, home: Path, verb) -> None:
     prepare(home, ("open", "a"))
     lash("open", "b")
-    running = started(home, "b", "!sleep 60")
+    running = started_turn(home, "b", "!sleep 60")
     try:
         done = lash(verb[0], "a", "b", "a", *verb[1:], "-o", "json")
     finally:

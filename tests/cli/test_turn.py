@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cli import spawn_lash
+from support.cli import spawn_lash, started_turn
 from support.error_world import dump, told
 from support.prepared import OPEN, prepare
 from support.wire import (
@@ -30,16 +30,6 @@ ONCE = {"LASH_CFG__providers__loopback__options": "{max_attempts = 1}"}
 def openai(server: ThreadedChatServer, **more: str) -> dict[str, str]:
     """The environment that makes the scripted server the provider."""
     return {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": "k-canary", "OPENAI_MODEL": "m-1", **more}
-
-
-def started(home: Path, session: str, prompt: str, *options: str) -> subprocess.Popen[bytes]:
-    """A turn that is running: its JSONL stream has shown `model_request_started`."""
-    process = spawn_lash(["turn", session, prompt, "-o", "jsonl", *options], home=home)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line)["type"] == "model_request_started":
-            return process
-    raise AssertionError(process.communicate()[1].decode())
 
 
 def ended(process: subprocess.Popen[bytes]) -> tuple[int, list[Any], str]:
@@ -369,7 +359,7 @@ def test_the_same_key_runs_once_and_answers_the_same(lash, home: Path) -> None:
 def test_a_busy_session_names_its_holder_and_can_be_waited_for(lash, home: Path, tmp_path: Path) -> None:
     prepare(home, OPEN)
     gate = tmp_path / "gate"
-    running = started(home, "s", f"!wait-file {gate}\n!text first")
+    running = started_turn(home, "s", f"!wait-file {gate}\n!text first")
     try:
         busy = lash("turn", "s", "hi", "-o", "json")
         assert (busy.code, busy.out, busy.error["code"]) == (75, "", "session_execution_busy")
@@ -390,7 +380,7 @@ def test_a_busy_session_names_its_holder_and_can_be_waited_for(lash, home: Path,
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_commits_the_turn_as_cancelled(lash, home: Path, number, status) -> None:
     prepare(home, OPEN)
-    process = started(home, "s", "!sleep 60")
+    process = started_turn(home, "s", "!sleep 60")
     process.send_signal(number)
     code, events, err = ended(process)
     assert code == status
@@ -449,7 +439,7 @@ def test_an_interrupted_turn_is_finished_first_and_only_the_new_answer_is_on_std
 ) -> None:
     gate = tmp_path / "gate"
     lash("open", "s", "--name", "work")
-    process = started(home, "s", f"!wait-file {gate}\n!text old answer", "--turn-id", "t_old")
+    process = started_turn(home, "s", f"!wait-file {gate}\n!text old answer", "--turn-id", "t_old")
     process.kill()
     process.communicate()
     shown = lash("show", "s", "-o", "json").json
@@ -466,7 +456,7 @@ def test_an_interrupted_turn_is_finished_first_and_only_the_new_answer_is_on_std
 def test_in_jsonl_an_interrupted_turn_has_its_own_turn_id(lash, home: Path, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     prepare(home, OPEN)
-    process = started(home, "s", f"!wait-file {gate}\n!text old", "--turn-id", "t_old")
+    process = started_turn(home, "s", f"!wait-file {gate}\n!text old", "--turn-id", "t_old")
     process.kill()
     process.communicate()
     gate.touch()

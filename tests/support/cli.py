@@ -174,3 +174,13 @@ def spawn_lash(
     pipes: dict[str, Any] = {**streams, **options}
     command = [sys.executable, "-c", f"{first}\n{_MAIN}"] if first else COMMAND
     return start_process([*command, *args], env=seen, cwd=directory, stdin=stdin, **pipes)
+
+
+def started_turn(home: Path, session: str, prompt: str, *options: str) -> subprocess.Popen[bytes]:
+    """A turn that is running: its JSONL stream has shown `model_request_started`."""
+    process = spawn_lash(["turn", session, prompt, "-o", "jsonl", *options], home=home)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if json.loads(line)["type"] == "model_request_started":
+            return process
+    raise AssertionError(process.communicate()[1].decode())

@@ -372,6 +372,16 @@ class ThreadedChatServer:
             await self._stop.wait()
 
 
+def chat_provider(server: ThreadedChatServer) -> dict[str, str]:
+    """The environment of a command that makes the server its provider `chat`, and `m-1` its model."""
+    return {
+        "LASH_CFG__providers__chat__kind": "openai_chat",
+        "LASH_CFG__providers__chat__base_url": server.base_url,
+        "LASH_CFG__defaults__provider": "chat",
+        "LASH_CFG__defaults__model": "m-1",
+    }
+
+
 class ScriptedTransport:
     """An `HttpTransport` that plays replies from memory with exact chunk borders. Records requests."""
 
