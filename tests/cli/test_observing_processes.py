@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from support.cli import environment
 from support.prepared import prepare
-from support.watching import ONE_IN, PIECES, StreamingCaller
+from support.watching import ONE_IN, PIECES, StreamingCaller, fold
 
 from lash_cli.api import LashCore, ModelSpec, ObservedEvent, ObservedGap, SessionCursor, SqliteStore
-from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset, TurnStarted
+from lash_cli.core.activity import ModelAttemptReset, TurnStarted
 from lash_cli.core.codec import tag_of
 from lash_cli.core.observation import (
     GENESIS,
@@ -114,21 +114,6 @@ async def events(stream: RecoveringStream, until: type) -> list[SessionObservati
             if isinstance(item.event.payload, until):
                 return seen
     raise AssertionError("the stream ended")
-
-
-def fold(seen: list[SessionObservationEvent]) -> str:
-    rows: dict[str, str] = {}
-    for event in seen:
-        if not isinstance(event.payload, ActivityObserved):
-            continue
-        activity = event.payload.activity
-        match activity.event:
-            case AssistantProseDelta(text=piece):
-                rows[activity.correlation_id] = rows.get(activity.correlation_id, "") + piece
-            case ModelAttemptReset(assistant_prose_correlation_ids=gone):
-                for row in gone:
-                    rows.pop(row, None)
-    return "".join(rows.values())
 
 
 async def test_a_turn_of_another_process_is_seen_from_before_the_session_exists(core: LashCore, database: Path) -> None:

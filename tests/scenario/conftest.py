@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -40,6 +41,15 @@ async def make_core(tmp_path: Path) -> AsyncIterator[MakeCore]:
     yield build
     for core in cores:
         await core.aclose()
+
+
+@pytest.fixture
+def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A place for bells of the test's own, with a path that is short enough, whatever the test is called."""
+    place = Path(tempfile.mkdtemp(prefix="lb", dir="/tmp"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
+    yield place
+    shutil.rmtree(place)
 
 
 @pytest.fixture

@@ -6,10 +6,8 @@ import asyncio
 import itertools
 import os
 import resource
-import shutil
 import socket
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,15 +22,6 @@ from lash_cli.store.sqlite.announcing import LogNews
 
 STORE, SESSION = "store", "s1"
 PATIENCE_S = 30
-
-
-@pytest.fixture
-def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A runtime directory of the test's own, with a path short enough for a socket."""
-    place = Path(tempfile.mkdtemp(prefix="lb", dir="/tmp"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
-    yield place
-    shutil.rmtree(place)
 
 
 @pytest.fixture

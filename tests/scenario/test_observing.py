@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import msgspec
 import pytest
 from support.driving import Crash, CrashPoints
 from support.scripted import ScriptedCaller, calls, text
+from support.watching import fold
 
 from lash_cli.api import (
     FunctionToolProvider,
@@ -34,7 +33,6 @@ from lash_cli.api import (
     Subscribed,
     tool,
 )
-from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset
 from lash_cli.core.content import message_text
 from lash_cli.core.llm import AttemptReset, TextDelta
 from lash_cli.core.observation import (
@@ -59,16 +57,8 @@ from lash_cli.errors import (
 from lash_cli.runtime.phases import TurnPhase
 from lash_cli.store.sqlite import live
 
+pytestmark = pytest.mark.usefixtures("runtime_dir")
 PATIENCE_S = 30
-
-
-@pytest.fixture(autouse=True)
-def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Bells with a path that is short enough, whatever the test is called."""
-    place = tempfile.mkdtemp(prefix="lb", dir="/tmp")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", place)
-    yield
-    shutil.rmtree(place)
 
 
 class Nothing(msgspec.Struct):
@@ -113,22 +103,6 @@ def tags(events: Any) -> list[str]:
         record = payload.activity.event if isinstance(payload, ActivityObserved) else payload
         names.append(type(record).__name__)
     return names
-
-
-def fold(events: Any) -> str:
-    """The text a consumer shows: pieces by row, retracted by row."""
-    rows: dict[str, str] = {}
-    for event in events:
-        if not isinstance(event.payload, ActivityObserved):
-            continue
-        activity = event.payload.activity
-        match activity.event:
-            case AssistantProseDelta(text=piece):
-                rows[activity.correlation_id] = rows.get(activity.correlation_id, "") + piece
-            case ModelAttemptReset(assistant_prose_correlation_ids=gone):
-                for row in gone:
-                    rows.pop(row, None)
-    return "".join(rows.values())
 
 
 async def test_a_replay_holds_what_the_turn_showed_then_its_commit_then_its_end(make_core, watcher) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import sqlite3
-import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -28,17 +26,9 @@ from lash_cli.wiring import open_store
 
 S = make.SESSION
 START = SessionCursor(GENESIS, 0, 0, S)
+pytestmark = pytest.mark.usefixtures("runtime_dir")
 PATIENCE_S = 30
 STEPS = 250
-
-
-@pytest.fixture(autouse=True)
-def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Bells with a path that is short enough, whatever the test is called."""
-    place = tempfile.mkdtemp(prefix="lb", dir="/tmp")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", place)
-    yield
-    shutil.rmtree(place)
 
 
 @pytest.fixture

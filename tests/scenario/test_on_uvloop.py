@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +24,9 @@ S = "s"
 
 
 @pytest.fixture(autouse=True)
-def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Bells with a path that is short enough, and nothing but a ring to wake anybody."""
-    place = tempfile.mkdtemp(prefix="lb", dir="/tmp")
-    monkeypatch.setenv("XDG_RUNTIME_DIR", place)
+def rings_only(monkeypatch: pytest.MonkeyPatch, runtime_dir: Path) -> None:
+    """Nothing but a ring wakes anybody."""
     monkeypatch.setattr(bells, "BACKSTOP_SECONDS", 3_600.0)
-    yield
-    shutil.rmtree(place)
 
 
 @pytest.fixture

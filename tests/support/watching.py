@@ -22,15 +22,16 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from lash_cli.api import LashCore, ModelSpec, ObservedEvent, SessionCursor, SqliteStore
+from lash_cli.core.activity import AssistantProseDelta, ModelAttemptReset
 from lash_cli.core.codec import tag_of
 from lash_cli.core.content import ProsePart
 from lash_cli.core.llm import AttemptRecord, LlmCallRecord, LlmCallResult, LlmRequest, LlmResponse, TextDelta
-from lash_cli.core.observation import QueueChanged
+from lash_cli.core.observation import ActivityObserved, QueueChanged, SessionObservationEvent
 from lash_cli.core.protocols import CancelSignal, EventSink
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LiveReplayClosed
@@ -73,6 +74,22 @@ class StreamingCaller:
 
     async def aclose(self) -> None:
         pass
+
+
+def fold(events: Iterable[SessionObservationEvent]) -> str:
+    """The text a consumer shows of events: pieces by row, retracted by row."""
+    rows: dict[str, str] = {}
+    for event in events:
+        if not isinstance(event.payload, ActivityObserved):
+            continue
+        activity = event.payload.activity
+        match activity.event:
+            case AssistantProseDelta(text=piece):
+                rows[activity.correlation_id] = rows.get(activity.correlation_id, "") + piece
+            case ModelAttemptReset(assistant_prose_correlation_ids=gone):
+                for row in gone:
+                    rows.pop(row, None)
+    return "".join(rows.values())
 
 
 def die() -> None:
