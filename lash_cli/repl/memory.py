@@ -9,6 +9,7 @@ supply. The file is made with mode 0600 before SQLite opens it.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -31,6 +32,8 @@ BUSY_SECONDS = 5.0
 MAX_LINE_CHARS = 64 * 1024
 # What all lines together may have: a chat reads them as it begins.
 MAX_HISTORY_CHARS = 4 * 1024 * 1024
+# What SQLite says of a disk and not of the file.
+_OF_THE_DISK = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS history (
@@ -69,7 +72,8 @@ class ReplMemory:
     def __init__(
         self, directory: str, session_id: str, *, is_dead: Callable[[LocalProcess], bool] = is_definitely_dead
     ) -> None:
-        """Open or make `chat.db` in `directory`. Raises `StoreReadOnly` when that is not possible."""
+        """Open or make `chat.db` in `directory`. Raises as `unusable_path`, and `StoreReadOnly` for one that cannot be
+        used."""
         path = os.path.join(directory, FILE_NAME)
         ensure_private_directory(directory)
         try:
@@ -89,6 +93,9 @@ class ReplMemory:
             self._database.executescript(f"PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; {_SCHEMA}")
         except sqlite3.Error as error:
             self._database.close()
+            number = _OF_THE_DISK.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+            if number is not None:
+                raise unusable_path(path, OSError(number, str(error)), "use") from error
             raise StoreReadOnly(
                 f"cannot use {path}: {error}",
                 hint=f"it holds the history and the drafts of lash chat; move it away: mv {path} {path}.bad",
@@ -105,7 +112,7 @@ class ReplMemory:
         except sqlite3.Error as error:
             raise StoreReadOnly(
                 f"history and drafts are not saved: {error}",
-                hint=f"the chat goes on, but what is not sent does not survive it; see {self._path}",
+                hint=f"what is not sent does not survive the chat; see {self._path}",
                 details={"path": self._path},
             ) from error
 

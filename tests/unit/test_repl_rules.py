@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from itertools import product
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lash_cli.core.lease import LocalProcess
-from lash_cli.errors import ConfigError, StoreReadOnly, UsageError
+from lash_cli.errors import ConfigError, LashError, StoreReadOnly, UsageError
 from lash_cli.repl import drafts, keys, rules, slash
 from lash_cli.repl.drafts import Draft
 from lash_cli.repl.keymap import Action, key_table, keys_text
@@ -198,6 +199,28 @@ def test_a_draft_that_cannot_be_taken_over_stays_where_it_was(tmp_path) -> None:
     assert [draft.text for draft in one.left_behind().drafts] == ["kept"]
     for memory in (one, two):
         memory.close()
+
+
+def test_drafts_that_a_full_disk_does_not_take_are_not_to_be_moved_away(tmp_path) -> None:
+    ReplMemory(str(tmp_path), "s").close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, hard))
+    try:
+        with pytest.raises(LashError) as refused:
+            ReplMemory(str(tmp_path), "s")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert refused.value.code == "output_not_written" and "mv" not in (refused.value.hint or "")
+
+
+def test_a_draft_that_is_not_saved_as_its_chat_ends_is_not_said_to_go_on(tmp_path) -> None:
+    memory = ReplMemory(str(tmp_path), "s")
+    memory.take_over(memory.left_behind(), Draft("kept"))
+    memory._database.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(StoreReadOnly, match="database or disk is full") as told:
+        memory.leave(Draft("more " * 10_000))
+    assert "goes on" not in (told.value.hint or "")
+    memory.close()
 
 
 @pytest.mark.parametrize(
