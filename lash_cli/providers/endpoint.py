@@ -117,7 +117,7 @@ class HttpProvider:
             if reader.is_proved:
                 return reader.conclude()
             raise LlmTransportError(
-                f"the call took longer than {self._timeouts.request:g} s",
+                f"the call took longer than {self._timeouts.request:g} s (request_timeout_seconds of the provider)",
                 kind="timeout",
                 code="request_timeout",
                 retryable=True,

@@ -126,8 +126,10 @@ class Httpx2Transport:
                 )
                 response = await client.send(outgoing, stream=True)
         except TimeoutError as error:
+            limit = "chunk" if start_timeout == self._timeouts.chunk else "request"
             raise LlmTransportError(
-                f"the provider did not answer within {start_timeout} s{_proxy_hint(request.url)}",
+                f"the provider did not answer within {start_timeout:g} s ({limit}_timeout_seconds of the provider)"
+                f"{_proxy_hint(request.url)}",
                 kind="timeout",
                 code="response_start_timeout",
                 retryable=True,
@@ -321,7 +323,7 @@ def _tls_problem(error: BaseException) -> str | None:
 def _timeout_text(error: Exception) -> str:
     return {
         "ConnectTimeout": "connecting to the provider took too long",
-        "ReadTimeout": "the provider sent nothing for too long",
+        "ReadTimeout": "the provider sent nothing for too long (chunk_timeout_seconds of the provider)",
         "WriteTimeout": "the provider stopped reading the request",
     }.get(type(error).__name__, "the provider took too long")
 

@@ -207,8 +207,9 @@ async def test_an_event_without_an_end_behind_the_proof_takes_nothing_back() -> 
         (hang_reply(), {"chunk_timeout_seconds": LIMIT_S}, "response_start_timeout"),
         (hang_reply("half"), {"chunk_timeout_seconds": LIMIT_S}, "read_timeout"),
         (hang_reply("half"), {"request_timeout_seconds": LIMIT_S}, "request_timeout"),
+        (hang_reply(), {"request_timeout_seconds": LIMIT_S}, "request_timeout"),
     ],
-    ids=["no status line", "no next chunk", "too long in all"],
+    ids=["no status line", "no next chunk", "too long in all", "no status line within all"],
 )
 async def test_silence_is_a_timeout_and_is_asked_again(
     reply: Reply, options: dict[str, Any], code: str, pass_time: Callable[[], None]
@@ -224,6 +225,7 @@ async def test_silence_is_a_timeout_and_is_asked_again(
         result = await calling
     first, second = result.record.attempts
     assert (first.error.kind, first.error.code, first.error.retryable) == ("timeout", code, True)
+    assert next(iter(options)) in first.error.message, "a server may just be slow, and this is what allows it more"
     assert second.outcome == "completed"
     assert client.text == "late"
 
