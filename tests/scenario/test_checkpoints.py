@@ -14,6 +14,7 @@ from lash_cli.api import (
     ActiveTurn,
     AttachmentItem,
     FunctionToolProvider,
+    LashCore,
     LeaseTimings,
     Stopped,
     TextItem,
@@ -35,6 +36,18 @@ CLAIMED_POINTS = ("before:checkpoint_claimed", "after:checkpoint_claimed", "afte
 
 class Nothing(msgspec.Struct):
     """No arguments."""
+
+
+def injecting(holder: dict[str, LashCore]) -> FunctionToolProvider:
+    """A tool that has a text injected into its turn, and queues a wake."""
+
+    @tool(name="work")
+    async def work(args: Nothing, context) -> str:
+        await holder["core"].inject_turn_input(S, context.turn_id, "k", "a word")
+        await holder["core"].queue(S).enqueue_work(wake())
+        return "worked"
+
+    return FunctionToolProvider([work])
 
 
 def database(tmp_path: Path) -> Path:
@@ -185,12 +198,6 @@ async def test_a_cancelled_turn_keeps_what_it_took_and_nothing_is_offered_again(
     holder = {}
     entered = asyncio.Event()
 
-    @tool(name="work")
-    async def work(args: Nothing, context) -> str:
-        await holder["core"].inject_turn_input(S, context.turn_id, "k", "a word")
-        await holder["core"].queue(S).enqueue_work(wake())
-        return "worked"
-
     class Stalling(ScriptedCaller):
         async def call(self, request, *, sink, cancel):
             if len(self.requests) == 1:
@@ -199,7 +206,7 @@ async def test_a_cancelled_turn_keeps_what_it_took_and_nothing_is_offered_again(
             return await super().call(request, sink=sink, cancel=cancel)
 
     caller = Stalling([calls(("a", "work", "{}")), text("never")])
-    core = holder["core"] = make_core(caller, tools=[FunctionToolProvider([work])])
+    core = holder["core"] = make_core(caller, tools=[injecting(holder)])
     session = await core.open_session(S)
     running = asyncio.create_task(session.turn("go").run())
     await entered.wait()
@@ -255,12 +262,6 @@ async def renewals(core, count: int) -> bool:
 async def test_a_turn_whose_lane_is_lost_leaves_what_it_took_to_its_redrive(make_core) -> None:
     holder = {}
 
-    @tool(name="work")
-    async def work(args: Nothing, context) -> str:
-        await holder["core"].inject_turn_input(S, context.turn_id, "k", "a word")
-        await holder["core"].queue(S).enqueue_work(wake())
-        return "worked"
-
     class LosingItsLane(ScriptedCaller):
         async def call(self, request, *, sink, cancel):
             if len(self.requests) == 1:
@@ -269,11 +270,11 @@ async def test_a_turn_whose_lane_is_lost_leaves_what_it_took_to_its_redrive(make
             return await super().call(request, sink=sink, cancel=cancel)
 
     caller = LosingItsLane([calls(("a", "work", "{}")), text("never")])
-    core = holder["core"] = make_core(caller, tools=[FunctionToolProvider([work])])
+    core = holder["core"] = make_core(caller, tools=[injecting(holder)])
     session = await core.open_session(S)
     with pytest.raises(SessionExecutionLeaseExpired):
         await session.turn("go").run()
-    other_core = make_core(ScriptedCaller([text("finished")]), tools=[FunctionToolProvider([work])])
+    other_core = make_core(ScriptedCaller([text("finished")]), tools=[injecting(holder)])
     other = await other_core.open_session(S)
     assert await other.pending_turn_inputs() == () and await other.queued_work() == ()
     output = await other.queued_turn().run()
@@ -298,13 +299,7 @@ async def test_injected_text_and_wakes_are_used_once_wherever_the_owner_dies(mak
     name, _, nth = point.partition("#")
     holder = {}
 
-    @tool(name="work")
-    async def work(args: Nothing, context) -> str:
-        await holder["core"].inject_turn_input(S, context.turn_id, "k", "a word")
-        await holder["core"].queue(S).enqueue_work(wake())
-        return "worked"
-
-    tools = [FunctionToolProvider([work])]
+    tools = [injecting(holder)]
 
     def answer(request):
         asked = said(request.messages)
@@ -411,13 +406,7 @@ async def test_what_turns_of_one_id_took_in_two_sessions_is_found_each_by_itself
 async def test_a_cancelled_redrive_gives_back_what_its_transcript_does_not_show(make_core) -> None:
     holder = {}
 
-    @tool(name="work")
-    async def work(args: Nothing, context) -> str:
-        await holder["core"].inject_turn_input(S, context.turn_id, "k", "a word")
-        await holder["core"].queue(S).enqueue_work(wake())
-        return "worked"
-
-    tools = [FunctionToolProvider([work])]
+    tools = [injecting(holder)]
     first = holder["core"] = make_core(
         ScriptedCaller([calls(("a", "work", "{}")), text("x")]), tools=tools, crash_point=CrashPoints("before:commit")
     )

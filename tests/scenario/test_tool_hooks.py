@@ -64,6 +64,18 @@ from lash_cli.core.tools import ToolCallOutput, ToolSuccess, failure, success
 from lash_cli.errors import PluginRegistrationError
 
 
+def left_pending(work: Work) -> asyncio.Queue[AwaitEventKey]:
+    """Have calls of the tool completed from outside; their keys come here."""
+    keys: asyncio.Queue[AwaitEventKey] = asyncio.Queue()
+
+    async def leaves_pending(job: Job, context: ToolContext) -> Any:
+        keys.put_nowait(await context.completion_key())
+        return PendingCompletion()
+
+    work.answer = leaves_pending
+    return keys
+
+
 async def test_a_hook_sees_the_call_before_it_is_validated_and_its_arguments_are_validated(make_core) -> None:
     work = Work()
     hook = Before(always(ReplaceToolArgs({"name": 7})))
@@ -235,13 +247,7 @@ async def test_hooks_are_asked_after_every_attempt_and_decide_whether_there_is_a
 
 async def test_a_call_that_is_completed_from_outside_is_shown_to_hooks_once_it_is(make_core) -> None:
     work = Work()
-    keys: asyncio.Queue[AwaitEventKey] = asyncio.Queue()
-
-    async def leaves_pending(job: Job, context: ToolContext) -> Any:
-        keys.put_nowait(await context.completion_key())
-        return PendingCompletion()
-
-    work.answer = leaves_pending
+    keys = left_pending(work)
     after = After(always(ShortCircuitTool(success("seen"))))
     core = make_core(ScriptedCaller([ONE, text("done")]), tools=[work.provider], tool_hooks=[after])
     async with await core.open_session("s1") as session:
@@ -255,13 +261,7 @@ async def test_a_call_that_is_completed_from_outside_is_shown_to_hooks_once_it_i
 
 async def test_a_call_that_is_completed_from_outside_is_not_made_again_whatever_a_hook_makes_of_it(make_core) -> None:
     work = Work(retry=SafeRetry(5))
-    keys: asyncio.Queue[AwaitEventKey] = asyncio.Queue()
-
-    async def leaves_pending(job: Job, context: ToolContext) -> Any:
-        keys.put_nowait(await context.completion_key())
-        return PendingCompletion()
-
-    work.answer = leaves_pending
+    keys = left_pending(work)
     broken = failure(FailureClass.EXECUTION, "broken", "it broke", retry=RetryHint("safe"))
     core = make_core(
         ScriptedCaller([ONE, text("done")]), tools=[work.provider], tool_hooks=[After(always(ShortCircuitTool(broken)))]
@@ -344,13 +344,7 @@ async def test_the_error_of_a_projector_is_what_the_model_reads(make_core, proje
 
 async def test_who_asks_for_a_turn_again_gets_the_whole_of_what_completed_a_call_from_outside(make_core) -> None:
     work = Work()
-    keys: asyncio.Queue[AwaitEventKey] = asyncio.Queue()
-
-    async def leaves_pending(job: Job, context: ToolContext) -> Any:
-        keys.put_nowait(await context.completion_key())
-        return PendingCompletion()
-
-    work.answer = leaves_pending
+    keys = left_pending(work)
     core = make_core(
         ScriptedCaller([ONE, text("done")]),
         tools=[work.provider],

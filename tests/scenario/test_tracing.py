@@ -369,14 +369,9 @@ async def test_a_turn_whose_task_is_cancelled_closes_its_spans(make_core) -> Non
 
 
 async def test_a_call_read_from_the_journal_says_so(make_core) -> None:
-    class Crash(BaseException):
-        pass
-
-    def reach(point: str) -> None:
-        if point == "before:commit":
-            raise Crash
-
-    session = await make_core(ScriptedCaller([text("once")]), crash_point=reach).open_session("s1")
+    session = await make_core(ScriptedCaller([text("once")]), crash_point=CrashPoints("before:commit")).open_session(
+        "s1"
+    )
     with pytest.raises(Crash):
         await session.turn("hi", turn_id="t1").run()
     sink = Kept()

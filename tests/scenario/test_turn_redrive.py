@@ -75,15 +75,8 @@ async def _expire(core: LashCore, lease: object) -> None:
 
 
 async def test_a_crashed_turn_is_finished_under_the_model_it_was_started_with(make_core) -> None:
-    class Crash(BaseException):
-        """Ends the first process."""
-
-    def reach(point: str) -> None:
-        if point == "before:commit":
-            raise Crash
-
     first_caller = ScriptedCaller([text("recorded")])
-    first = make_core(first_caller, crash_point=reach)
+    first = make_core(first_caller, crash_point=CrashPoints("before:commit"))
     spec = SessionSpec(inherit="stored", model=ModelSpec("special"))
     session = await first.open_session("s1", spec=spec)
     with pytest.raises(Crash):
@@ -259,14 +252,9 @@ async def test_a_cancel_that_cannot_be_recorded_ends_the_turn_all_the_same(make_
 
 
 async def test_a_turn_that_cannot_be_replayed_says_where_and_can_be_ended_by_a_cancel(make_core) -> None:
-    class Crash(BaseException):
-        """Ends the first process."""
-
-    def reach(point: str) -> None:
-        if point == "before:commit":
-            raise Crash
-
-    first = await make_core(ScriptedCaller([text("x")]), tools=[doubling()], crash_point=reach).open_session("s1")
+    first = await make_core(
+        ScriptedCaller([text("x")]), tools=[doubling()], crash_point=CrashPoints("before:commit")
+    ).open_session("s1")
     with pytest.raises(Crash):
         await first.turn("begin").run()
     without_tools = make_core(ScriptedCaller([text("y")]))
@@ -320,15 +308,8 @@ async def test_a_turn_whose_journal_is_damaged_can_be_ended_by_a_cancel_and_says
 
 
 async def test_a_choice_made_after_a_crash_outlives_the_redrive_of_the_crashed_turn(make_core) -> None:
-    class Crash(BaseException):
-        """Ends the first process."""
-
-    def reach(point: str) -> None:
-        if point == "before:commit":
-            raise Crash
-
     stored = SessionSpec(inherit="stored")
-    first = await make_core(ScriptedCaller([text("x")]), crash_point=reach).open_session("s1")
+    first = await make_core(ScriptedCaller([text("x")]), crash_point=CrashPoints("before:commit")).open_session("s1")
     with pytest.raises(Crash):
         await first.turn("begin").run()
     second = await make_core(ScriptedCaller([])).open_session("s1", spec=stored)
