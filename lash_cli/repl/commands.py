@@ -62,7 +62,11 @@ class Commands:
         if isinstance(meaning, Shell):
             self._shell(meaning)
         elif isinstance(meaning, Call):
-            self._require_moment(meaning.command)
+            command = meaning.command
+            self._require_moment(command)
+            # One that only looks may have more behind it than it reads.
+            if meaning.rest and not (command.any_time or command.arguments or command.verb):
+                raise UsageError(f"/{command.name} takes nothing behind it")
             self._begin(meaning)
         else:
             self._client.submit(meaning.text)
@@ -124,7 +128,7 @@ class Commands:
             case "system":
                 client.call(self._system(rest))
             case "tool":
-                client.call(self._tool(command, rest))
+                self._tool(command, rest)
             case _:
                 words = (*command.verb, *slash.words_of(rest))
                 if command.name in slash.ENDING_COMMANDS and not rest.startswith("-") and rest:
@@ -186,13 +190,16 @@ class Commands:
         layer = client.session.policy_snapshot.prompt
         client.tell(safe_text(render_prompt((layer,)) or "no system prompt of its own"))
 
-    async def _tool(self, command: Command, rest: str) -> None:
+    def _tool(self, command: Command, rest: str) -> None:
         word, _, name = _required(command, rest).partition(" ")
         if word not in ("on", "off") or not name.strip():
-            raise UsageError(f"/tool cannot {rest!r}", hint="for example: /tool off shell_exec")
+            raise UsageError(f"/tool cannot {rest!r}", hint="for example: /tool off exec_command")
+        self._client.call(self._switch_tool(name.strip(), is_on=word == "on"))
+
+    async def _switch_tool(self, name: str, *, is_on: bool) -> None:
         await self._client.session.refresh()
-        await self._client.session.tools().set_membership(name.strip(), word == "on")
-        self._client.tell(f"tool {safe_text(name.strip())} is {word}")
+        await self._client.session.tools().set_membership(name, is_on)
+        self._client.tell(f"tool {safe_text(name)} is {'on' if is_on else 'off'}")
 
     def _attach_file(self, reference: str) -> None:
         client = self._client

@@ -159,6 +159,25 @@ def test_what_follows_a_command_is_completed_too(chat, lash, home: Path) -> None
     assert one.users() == ["!text something to fork at"]
 
 
+def test_a_command_of_which_nothing_can_be_made_keeps_the_draft_and_its_hint_works(chat, lash) -> None:
+    one = chat()
+    one.press("/tool without grep\r")
+    one.wait_for("/tool cannot 'without grep'")
+    one.wait_for(f"{PROMPT} /tool without grep")
+    one.press(f"\x15{one.text.partition('hint: for example: ')[2].splitlines()[0]}\r")
+    one.wait_for("is off")
+    for line in ("/edit what I meant", "/retry and be brief", "/new about cats"):
+        one.press(f"{line}\r")
+        one.wait_for(f"{line.partition(' ')[0]} takes nothing behind it")
+        one.wait_for(f"{PROMPT} {line}")
+        one.press("\x15")
+    one.press("/system Be brief.\r")
+    one.wait_for("  Be brief.")
+    assert "Be brief." in lash("show", "s", "--policy").out
+    one.press("\x04")
+    assert one.ended() == 0
+
+
 def test_answers_are_copied_those_from_before_the_chat_too(chat, lash, gate: Path) -> None:
     lash("turn", "s", "!text the oldest")
     lash("turn", "s", '!text look\n!tool glob {"pattern": "*.md"}\n!then\n!text the old one')
