@@ -28,6 +28,7 @@ LashError
 │   ├── StoreUnusable       9   store_corrupt, schema_too_new, store_replaced
 │   │                           CorruptNode, MissingCheckpointComponent
 │   ├── StoreLocked         75  store_locked
+│   ├── StoreClosed         1   store_closed, store_forked
 │   └── QueuedWorkClaimSuperseded, TurnInputClaimSuperseded, Unsettled*Claim, TurnCancelWon
 ├── BusyError               75  retry is safe
 │   ├── SessionExecutionBusy, SessionStillInUse
@@ -327,7 +328,7 @@ class StoreError(LashError):
 
     default_code = "store_commit_failed"
     ambiguous = True
-    default_hint = "look before retrying: lash show SESSION"
+    default_hint: ClassVar[str | None] = "look before retrying: lash show SESSION"
     sessionless_hint = "look before retrying: lash ls"
 
 
@@ -349,6 +350,14 @@ class StoreLocked(StoreError):
     retryable = True
     ambiguous = False
     default_hint = "another process is writing; try again"
+
+
+class StoreClosed(StoreError):
+    """The store was closed before, here or by the fork that made this process; nothing was done."""
+
+    default_code = "store_closed"
+    ambiguous = False
+    default_hint = None
 
 
 class StoreReadOnly(ConfigError):

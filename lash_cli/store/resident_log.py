@@ -35,7 +35,7 @@ from lash_cli.core.policy import persisted_config
 from lash_cli.core.protocols import Clock
 from lash_cli.core.superseded import NOTHING_SUPERSEDED, SupersededNodes
 from lash_cli.core.tools import ToolState
-from lash_cli.errors import StoreError
+from lash_cli.errors import StoreClosed, StoreError
 from lash_cli.store.base import PersistedSessionRead, ReadScope
 from lash_cli.store.live import LiveCut, LiveReplay
 
@@ -167,7 +167,7 @@ class ResidentLog:
         return stop
 
     async def cut(self, session_id: str, scope: ReadScope) -> LiveCut:
-        """See `LiveReading.cut`. Raises `StoreError` (`store_closed`) once the session was let go."""
+        """See `LiveReading.cut`. Raises `StoreClosed` once the session was let go."""
         with self._lock:
             self._require_open()
             state = self._state
@@ -227,4 +227,4 @@ class ResidentLog:
 
     def _require_open(self) -> None:
         if self._is_closed:
-            raise StoreError(f"session {self.session_id} was let go, and only memory held it", code="store_closed")
+            raise StoreClosed(f"session {self.session_id} was let go, and only memory held it")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from lash_cli.api.turns import STREAM_QUEUE_ITEMS
 from lash_cli.core.content import message_text
 from lash_cli.core.llm import LlmCallResult, LlmRequest, TextDelta
 from lash_cli.core.protocols import CancelSignal, EventSink
-from lash_cli.errors import LashRuntimeError, SessionClosed
+from lash_cli.errors import LashRuntimeError, SessionClosed, StoreClosed
 
 SESSIONS = ("s1", "s2")
 LIMIT_S = 20
@@ -182,3 +182,19 @@ async def test_a_session_that_is_opened_while_its_core_closes_begins_nothing_mor
     assert (await turn).result.cancellation is not None
     with pytest.raises(SessionClosed):
         late[0].turn("y")
+
+
+async def test_who_asks_a_closed_core_is_told_that_nothing_was_done(make_core) -> None:
+    core: LashCore = make_core(ScriptedCaller([]))
+    await core.open_session("s1")
+    await core.aclose()
+    asked: tuple[Callable[[], Awaitable[object]], ...] = (
+        lambda: core.open_session("s2"),
+        lambda: core.queue("s1").enqueue("go"),
+        lambda: core.delete_session("s1"),
+        lambda: core.worker().run(),
+    )
+    for ask in asked:
+        with pytest.raises(StoreClosed) as refused:
+            await ask()
+        assert (refused.value.code, refused.value.ambiguous, refused.value.hint) == ("store_closed", False, None)

@@ -19,6 +19,7 @@ from typing import Any, Final
 from lash_cli.core.codec import UNDECODABLE
 from lash_cli.errors import (
     LashError,
+    StoreClosed,
     StoreError,
     StoreLocked,
     StoreReadOnly,
@@ -83,15 +84,15 @@ PATIENT_CHECKPOINT = "PRAGMA busy_timeout = 2000"
 CHECKPOINTER_PRAGMAS = (PATIENT_CHECKPOINT, NORMAL, "PRAGMA fullfsync = ON")
 
 
-def closed_error(path: StrPath, *, is_forked: bool) -> StoreError:
+def closed_error(path: StrPath, *, is_forked: bool) -> StoreClosed:
     """What a store that can be used no more says."""
     if is_forked:
-        return StoreError(
+        return StoreClosed(
             f"{path} was opened before this process was forked",
             code="store_forked",
             hint="open the store again in the new process, or start it by spawn instead of fork",
         )
-    return StoreError(f"{path} was closed", code="store_closed")
+    return StoreClosed(f"{path} was closed")
 
 
 def told_error(error: BaseException, path: StrPath) -> BaseException:
