@@ -23,6 +23,7 @@ from lash_cli.views.shell_words import shell_word
 LOW_SPACE_BYTES = 64 * 1024 * 1024
 _LOOKED_AT = 20_000
 _OWN, _OTHERS = 0o700, 0o077
+_ELSEWHERE = "choose a writable place with --home DIR or LASH_HOME"
 
 
 class Finding(NamedTuple):
@@ -58,7 +59,7 @@ def places(paths: Paths, findings: list[Finding]) -> list[Document]:
         _check_place(place, _directories(paths), findings)
     for place in sorted(known):
         if not os.access(place, os.W_OK):
-            findings.append(Finding("permissions_unsafe", f"cannot write {place}", f"chmod u+w {shell_word(place)}", 5))
+            findings.append(_unwritable(place))
     findings.extend(_not_to_be_made(paths))
     findings.extend(_about_the_disk(paths))
     return items
@@ -121,6 +122,16 @@ def _check_place(place: str, ours: set[str], findings: list[Finding]) -> None:
         findings.append(Finding("permissions_unsafe", f"others can read {place}", hint, 5))
 
 
+def _unwritable(place: str) -> Finding:
+    try:
+        is_read_only = bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+    except OSError:
+        is_read_only = False  # it is gone meanwhile, as the log of a database is that somebody closed
+    if is_read_only:  # no mode can be changed there
+        return Finding("permissions_unsafe", f"cannot write {place}: its disk is read-only", _ELSEWHERE, 5)
+    return Finding("permissions_unsafe", f"cannot write {place}", f"chmod u+w {shell_word(place)}", 5)
+
+
 def _not_to_be_made(paths: Paths) -> Iterator[Finding]:
     """Directories that are not there yet and cannot be made where they are to be; one finding for each such place."""
     told: set[str] = set()
@@ -132,8 +143,7 @@ def _not_to_be_made(paths: Paths) -> Iterator[Finding]:
         if not is_usable and above not in told:
             told.add(above)
             reason = "cannot be written" if os.path.isdir(above) else "is not a directory"
-            hint = "choose a writable place with --home DIR or LASH_HOME"
-            yield Finding("permissions_unsafe", f"cannot make {directory}: {above} {reason}", hint, 5)
+            yield Finding("permissions_unsafe", f"cannot make {directory}: {above} {reason}", _ELSEWHERE, 5)
 
 
 def _about_the_disk(paths: Paths) -> Iterator[Finding]:

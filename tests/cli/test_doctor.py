@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 
 import msgspec
 import pytest
 
+from lash_cli.cli.doctor_places import Finding, places
 from lash_cli.core.codec import encode
 from lash_cli.core.content import TurnInput
 from lash_cli.core.ingress import InputDraft
@@ -268,3 +270,16 @@ def test_a_lease_of_another_boot_that_a_clock_set_back_makes_last_is_told(lash, 
     assert hint.endswith("lash fork s") and lash("fork", "s").code == 0
     lease("s", this_process().boot_id, later_ms)  # whether that one lives is known
     assert told() == []
+
+
+def test_nobody_is_told_to_change_a_mode_on_a_disk_that_is_read_only(home, monkeypatch):
+    home.mkdir(mode=0o700)
+    disk = os.statvfs(home)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*disk[:8], disk.f_flag | os.ST_RDONLY, disk[9])))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    findings: list[Finding] = []
+    places(resolve_paths({"LASH_HOME": str(home)}), findings)
+    told = [(finding.message, finding.hint) for finding in findings if finding.code == "permissions_unsafe"]
+    assert told == [
+        (f"cannot write {home}: its disk is read-only", "choose a writable place with --home DIR or LASH_HOME")
+    ]
