@@ -76,9 +76,9 @@ def listen_quietly(source: Input) -> None:
 @contextlib.contextmanager
 def typed_ahead(source: Input) -> Iterator[bool]:
     """Keep what was typed before the prompt stands, with the Enter of a line as one: a terminal that edits lines makes
-    a line feed of it, which would be a new line of the draft, so the keys are taken from here on. Of several lines,
-    which may be a paste, none is sent, also where the last one has no end, and no line that the terminal may have cut:
-    whether there is one is given."""
+    a line feed of it, which would be a new line of the draft, so the keys are taken from here on. Several lines,
+    also where the last one has no end, are a paste, of which none is sent, and so is a line that the terminal may have
+    cut: whether there is one is given."""
     if not isinstance(source, Vt100Input):
         yield False
         return
@@ -95,13 +95,16 @@ def typed_ahead(source: Input) -> Iterator[bool]:
         if not typed.strip():
             typed = typed.replace(b"\n", b"")  # it would answer what nobody has seen yet, such as what is held
         is_cut = any(len(line) >= LINE_BYTES for line in typed.split(b"\n"))
-        if typed.find(b"\n") == len(typed) - 1 and not is_cut:
-            typed = typed.replace(b"\n", b"\r")
-        pressed: list[KeyPress] = []
-        parser = QuietParser(pressed.append)
         # Of a character that is not all there the prompt reads the rest.
-        parser.feed(source.stdin_reader._stdin_decoder.decode(typed))
-        parser.flush()
+        text = source.stdin_reader._stdin_decoder.decode(typed)
+        pressed: list[KeyPress] = []
+        if is_cut or "\n" in text[:-1]:
+            # No tab of a paste is a key.
+            pressed.append(KeyPress(Keys.BracketedPaste, text))
+        else:
+            parser = QuietParser(pressed.append)
+            parser.feed(text.replace("\n", "\r"))
+            parser.flush()
         store_typeahead(source, pressed)
         yield is_cut
 

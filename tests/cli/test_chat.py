@@ -57,11 +57,24 @@ def test_a_line_that_is_entered_before_the_prompt_stands_is_sent_and_several_wai
         assert two.users() == ["hello 中 there", "first\nsecond" + ("\n" if end else "") + "third"]
 
 
+def test_a_paste_before_the_prompt_stands_is_one_whatever_keys_it_looks_like(home: Path) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"))
+    text = "def f():\n\treturn '\x01/h'\n"
+    with contextlib.closing(Chat(home, "s", ahead=text.replace("\n", "\r"))) as one:
+        one.wait_for("❯ def f():")
+        one.press("pass\r")
+        one.wait_for("You said: def f")
+        one.wait_for("│ idle")
+        one.press("\x04")
+        assert one.ended() == 0
+        assert one.users() == [text + "pass"]
+
+
 def test_a_line_that_the_terminal_cut_before_the_prompt_stood_is_not_sent_before_it_was_seen(home: Path) -> None:
     prepare(home, ("open", "s", "--name", "fjord"))
     with contextlib.closing(Chat(home, "s", ahead="x" * 5000 + "and the end\r")) as one:
         one.wait_for("it may be cut")
-        one.wait_for("xxxxx")
+        one.wait_for("[paste #1")
         assert one.users() == []
         one.press("\r")
         one.wait_for("built-in loopback provider")
