@@ -30,7 +30,15 @@ from lash_cli.core.activity import Committed, TurnActivity, TurnFinished, TurnSt
 from lash_cli.core.outcome import ANSWER_NOT_KEPT, Stopped, TurnResult
 from lash_cli.errors import LashError, LashRuntimeError, SessionExecutionBusy
 from lash_cli.system import SystemClock
-from lash_cli.views.answer import MarkdownTerminalView, PipeView, PlainTerminalView, QuietView, TurnView, ValueView
+from lash_cli.views.answer import (
+    WITHOUT_A_WORD,
+    MarkdownTerminalView,
+    PipeView,
+    PlainTerminalView,
+    QuietView,
+    TurnView,
+    ValueView,
+)
 from lash_cli.views.queue import receipt_text
 from lash_cli.views.safe_text import ascii_text
 from lash_cli.views.shell_words import shell_word
@@ -249,7 +257,7 @@ class TurnRun:
                     warn(issue.message, ANSWER_NOT_KEPT)
             text = result.assistant_message()
             if text is not None and not text.strip() and not result.errors:
-                warn("the model ended the turn without a word", "answer_without_text")
+                warn(WITHOUT_A_WORD, "answer_without_text")
         reason = "turn"
         if error is not None and signals.received is not None and error.exit_status == signals.exit_status:
             reason = "signal"

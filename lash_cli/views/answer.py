@@ -28,6 +28,8 @@ Tell = Callable[[str], None]
 Write = Callable[[str], object]
 
 REDRAWS_PER_SECOND = 12
+#: Where nothing would look like something that went missing.
+WITHOUT_A_WORD = "the model ended the turn without a word"
 CUT_OFF_LINE = "[retry] the answer above was cut off and starts again"
 
 

@@ -26,7 +26,7 @@ from lash_cli.core.activity import (
 )
 from lash_cli.core.outcome import Stopped, TurnOutcome
 from lash_cli.core.tools import ToolCancelled, ToolFailed
-from lash_cli.views.answer import CUT_OFF_LINE
+from lash_cli.views.answer import CUT_OFF_LINE, WITHOUT_A_WORD
 from lash_cli.views.safe_text import Clean, preview
 from lash_cli.views.times import duration
 from lash_cli.views.turn_text import MarkdownBlocks, answer_of, event_line, status_word, value_text
@@ -147,7 +147,9 @@ class ChatPicture:
         said = self._call_text.strip()
         blocks = self._settled()
         answer = answer_of(outcome)
-        if answer is not None and (answer.strip() != said or not self._is_whole):
+        if answer == "" and not said:
+            blocks.append(Block("note", WITHOUT_A_WORD))
+        elif answer is not None and (answer.strip() != said or not self._is_whole):
             blocks.append(Block("assistant", self._clean(answer)))
         elif answer is None and said and not self._is_whole:
             blocks.append(Block("assistant", self._clean(said)))

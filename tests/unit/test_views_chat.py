@@ -6,6 +6,7 @@ from lash_cli.core.activity import (
     AssistantProseDelta,
     ModelAttemptReset,
     ModelRequestStarted,
+    ReasoningShown,
     ToolCallCompleted,
     ToolCallStarted,
     TurnActivity,
@@ -15,6 +16,7 @@ from lash_cli.core.activity import (
 )
 from lash_cli.core.outcome import AssistantMessage, Finished, Stopped
 from lash_cli.core.tools import success
+from lash_cli.views.answer import WITHOUT_A_WORD
 from lash_cli.views.chat_blocks import plain_block, rich_block
 from lash_cli.views.chat_lines import ChatGlyphs, ToolbarStanding, Waiting, toolbar_text, waiting_lines
 from lash_cli.views.chat_picture import Block, ChatPicture
@@ -62,6 +64,12 @@ def test_of_a_turn_whose_beginning_was_missed_the_whole_answer_is_given_out_at_i
     assert played(picture, finished("first half\n\nsecond half")) == [
         Block("assistant", "first half\n\nsecond half")
     ]  # fmt: skip
+
+
+def test_a_turn_that_ends_without_a_word_says_so() -> None:
+    picture = ChatPicture(safe_text)
+    thought = (TurnStarted("prompt"), ModelRequestStarted(0), ReasoningShown("hmm"))
+    assert played(picture, *thought, finished("")) == [Block("note", WITHOUT_A_WORD)]
 
 
 def test_a_tool_runs_in_the_lines_and_ends_as_a_block_and_a_cancelled_turn_says_so() -> None:
