@@ -319,7 +319,9 @@ async def test_a_projector_changes_what_the_model_reads_and_nothing_else(make_co
         # Who asks for the turn again gets the whole results too.
         again = await session.turn("go", key="once").run()
     assert outputs(output) == outputs(again) == [success("did first"), success("did second")]
-    assert [event.output for event in shown if isinstance(event, ToolCallCompleted)] == outputs(output)
+    # Both calls run at once: which of them ends first is nobody's promise.
+    ended = {event.call_id: event.output for event in shown if isinstance(event, ToolCallCompleted)}
+    assert [ended["a"], ended["b"]] == outputs(output)
     sent = [
         part.content
         for message in caller.requests[1].messages
