@@ -76,7 +76,7 @@ class Commands:
             raise ConflictError(
                 f"/{command.name} waits until no turn runs",
                 code="needs_idle",
-                hint="cancel the turn with Esc, or try again when it ended",
+                hint="cancel the turn with /cancel, or try again when it ended",
             )
 
     def _begin(self, call: Call) -> None:

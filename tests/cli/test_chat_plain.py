@@ -117,6 +117,20 @@ def test_with_ascii_every_mark_is_a_plain_character(chat, gate) -> None:
     assert one.written.isascii() and "\\u" not in one.everything and "\\x" not in one.everything
 
 
+def test_what_waits_for_idle_names_a_way_there_that_a_line_has(chat, gate) -> None:
+    one = chat("--plain", prompt="status: idle")
+    one.press(f" !wait-file {gate}\n")
+    one.wait_for("status: a turn runs")
+    one.press("/model other\n")
+    one.wait_for("hint: cancel the turn with /cancel, or try again when it ended")
+    one.press("/cancel\n")
+    one.wait_for(is_idle)
+    one.press("/model other\n")
+    one.wait_for("note: model other")
+    one.press("\x04")
+    assert one.ended() == 0
+
+
 def test_a_tool_is_asked_about_in_a_line_and_answered_by_the_next(chat, home) -> None:
     one = chat("--plain", prompt="status: idle")
     one.press(' !tool write {"path":"made.txt","content":"x"}\\\n!then\\\n!text written\n')
