@@ -1,23 +1,16 @@
-"""Answers of a Gemini endpoint, and one attempt against them."""
+"""Answers of a Gemini endpoint, and an endpoint that gives them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
-from support.clock import ManualClock
-from support.wire import Reply, ScriptedTransport, stream_reply
-from support.wires import wire
-
-from lash_cli.core.content import Message, Role, TextPart
-from lash_cli.core.llm import LlmRequest, LlmResponse, LlmScope, StreamEvent
-from lash_cli.core.policy import ModelSpec
-from lash_cli.errors import LlmTransportError
-from lash_cli.providers.endpoint import HttpProvider
+from support.wire import Reply, stream_reply
+from support.wires import Endpoint
 
 BASE = "http://test.invalid/v1beta"
 ROUTE = f"{BASE} test-model"
-KEY = "top-secret-key-0001"
+_ENDPOINT = Endpoint("google", BASE)
+ask, failure = _ENDPOINT.ask, _ENDPOINT.failure
 
 
 def usage_of(prompt: int = 10, output: int = 5, **more: Any) -> dict[str, Any]:
@@ -55,32 +48,3 @@ def call(name: str, arguments: dict[str, Any] | None = None, *, signature: str =
 def streamed(*documents: dict[str, Any], **options: Any) -> Reply:
     """Documents as a stream, which ends without a marker."""
     return stream_reply(*documents, done=False, **options)
-
-
-def request(*messages: Message, **fields: Any) -> LlmRequest:
-    """A request for a test model."""
-    user = Message("m1", Role.USER, (TextPart("hello"),))
-    scope = LlmScope("s", "s:turn:t:llm:0")
-    known: dict[str, Any] = {"model": ModelSpec("test-model"), "messages": messages or (user,), "scope": scope}
-    return LlmRequest(**known | fields)
-
-
-async def ask(
-    *replies: Reply | LlmTransportError, of: LlmRequest | None = None, **options: Any
-) -> tuple[LlmResponse, list[StreamEvent]]:
-    """One attempt: the answer and what it showed."""
-    events: list[StreamEvent] = []
-
-    async def sink(event: StreamEvent) -> None:
-        events.append(event)
-
-    provider = HttpProvider(wire("google", BASE, KEY), ScriptedTransport(*replies), clock=ManualClock(), **options)
-    return await provider.complete(of or request(), sink), events
-
-
-async def failure(*replies: Reply | LlmTransportError, **options: Any) -> LlmTransportError:
-    """One attempt that fails, without the key in what it says."""
-    with pytest.raises(LlmTransportError) as caught:
-        await ask(*replies, **options)
-    assert KEY not in repr((caught.value, caught.value.message, caught.value.raw))
-    return caught.value

@@ -22,9 +22,8 @@ from support.anthropic import (
     thinking_block,
     whole_reply,
 )
-from support.clock import ManualClock
-from support.wire import Reply, ScriptedTransport, error_reply, html_reply, json_reply
-from support.wires import wire
+from support.wire import Reply, error_reply, html_reply, json_reply
+from support.wires import KEY, Endpoint, request
 
 from lash_cli.core.content import (
     Message,
@@ -39,9 +38,7 @@ from lash_cli.core.content import (
 from lash_cli.core.llm import (
     EvidenceReported,
     ExecutionEvidence,
-    LlmRequest,
     LlmResponse,
-    LlmScope,
     ReasoningDelta,
     StreamEvent,
     TerminalReason,
@@ -50,42 +47,13 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.policy import ModelCapability, ModelSpec
 from lash_cli.core.usage import TokenUsage
-from lash_cli.errors import LlmTransportError
-from lash_cli.providers.endpoint import HttpProvider
 
-KEY = "top-secret-key-0001"
 BASE_URL = "http://test.invalid"
 ROUTE = f"{BASE_URL}/v1/messages"
 USER = Message("m1", Role.USER, (TextPart("hello"),))
+ENDPOINT = Endpoint("anthropic", BASE_URL)
+ask, failure = ENDPOINT.ask, ENDPOINT.failure
 RESULT = Message("m2", Role.USER, (ToolResultPart("c1", "ls", "ok"),))
-
-
-def request(*messages: Message, **fields: Any) -> LlmRequest:
-    known = {
-        "model": ModelSpec("test-model"),
-        "messages": messages or (USER,),
-        "scope": LlmScope("s", "s:turn:t:llm:0"),
-    }
-    return LlmRequest(**known | fields)
-
-
-async def ask(
-    reply: Reply | LlmTransportError, *, of: LlmRequest | None = None, **options: Any
-) -> tuple[LlmResponse, list[StreamEvent]]:
-    events: list[StreamEvent] = []
-
-    async def sink(event: StreamEvent) -> None:
-        events.append(event)
-
-    provider = HttpProvider(wire("anthropic", BASE_URL, KEY), ScriptedTransport(reply), clock=ManualClock(), **options)
-    return await provider.complete(of or request(), sink), events
-
-
-async def failure(reply: Reply | LlmTransportError, **options: Any) -> LlmTransportError:
-    with pytest.raises(LlmTransportError) as caught:
-        await ask(reply, **options)
-    assert KEY not in repr((caught.value, caught.value.message, caught.value.raw))
-    return caught.value
 
 
 def shown(events: list[StreamEvent]) -> list[StreamEvent]:

@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import pytest
-from support.gemini import KEY, ROUTE, ask, call, document, failure, request, streamed, text, usage_of
+from support.gemini import ROUTE, ask, call, document, failure, streamed, text, usage_of
 from support.wire import Reply, error_reply, html_reply, json_reply
+from support.wires import KEY, request
 
 from lash_cli.core.content import Message, ProsePart, ReasoningPart, ReasoningReplay, Role, ToolCallPart, ToolResultPart
 from lash_cli.core.llm import (

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from support.clock import LIMIT_S, ManualCancel, ManualClock, settle
-from support.gemini import KEY, call, document, streamed, text, usage_of
+from support.gemini import call, document, streamed, text, usage_of
 from support.wire import ChatServer, Reply, error_reply, hang_reply
-from support.wires import HELLO, Shown
+from support.wires import HELLO, KEY, Shown
 
 from lash_cli.core.llm import LlmCallResult
 from lash_cli.core.usage import TokenUsage

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from support.gemini import BASE, KEY, ROUTE, ask, call, document, request, streamed, text
+from support.gemini import BASE, ROUTE, ask, call, document, streamed, text
 from support.sent import Sent, assert_refused, sent, user
-from support.wires import wire
+from support.wires import KEY, request, wire
 
 from lash_cli.core.content import (
     AttachmentPart,

@@ -8,10 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.clock import ManualClock
 from support.wire import (
     Reply,
-    ScriptedTransport,
     chunk,
     cut_reply,
     error_reply,
@@ -23,17 +21,14 @@ from support.wire import (
     tool_calls_reply,
     usage_of,
 )
-from support.wires import wire
+from support.wires import KEY, Endpoint, request
 
 from lash_cli.core.codec import decode_json
 from lash_cli.core.content import Message, ProsePart, ReasoningPart, Role, TextPart, ToolCallPart, ToolResultPart
 from lash_cli.core.llm import (
     ExecutionEvidence,
-    LlmRequest,
     LlmResponse,
-    LlmScope,
     ReasoningDelta,
-    StreamEvent,
     TerminalReason,
     TextDelta,
     UsageReported,
@@ -43,37 +38,13 @@ from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
 from lash_cli.providers import chat_stream, endpoint
 from lash_cli.providers.chat_stream import ChatAssembler
-from lash_cli.providers.endpoint import HttpProvider
 from lash_cli.providers.http import Timeouts
 
-KEY = "top-secret-key-0001"
 BASE = "http://test.invalid/v1"
 USER = Message("m1", Role.USER, (TextPart("hello"),))
+ENDPOINT = Endpoint("openai_chat", BASE)
+ask, failure = ENDPOINT.ask, ENDPOINT.failure
 RESULT = Message("m2", Role.USER, (ToolResultPart("c1", "ls", "ok"),))
-
-
-def request(*messages: Message, **fields: Any) -> LlmRequest:
-    scope = LlmScope("s", "s:turn:t:llm:0")
-    return LlmRequest(model=ModelSpec("test-model"), messages=messages or (USER,), scope=scope, **fields)
-
-
-async def ask(
-    *replies: Reply | LlmTransportError, of: LlmRequest | None = None, **options: Any
-) -> tuple[LlmResponse, list[StreamEvent]]:
-    events: list[StreamEvent] = []
-
-    async def sink(event: StreamEvent) -> None:
-        events.append(event)
-
-    provider = HttpProvider(wire("openai_chat", BASE, KEY), ScriptedTransport(*replies), clock=ManualClock(), **options)
-    return await provider.complete(of or request(), sink), events
-
-
-async def failure(*replies: Reply | LlmTransportError, **options: Any) -> LlmTransportError:
-    with pytest.raises(LlmTransportError) as caught:
-        await ask(*replies, **options)
-    assert KEY not in repr((caught.value, caught.value.message, caught.value.raw))
-    return caught.value
 
 
 async def test_a_plain_answer_streams_and_is_proved() -> None:

@@ -6,10 +6,9 @@ import copy
 from typing import Any
 
 import pytest
-from support.clock import ManualClock
 from support.responses import Answer, call, message, reasoning, refusal, usage_of
-from support.wire import Reply, ScriptedTransport, error_reply, html_reply, json_reply, sse, stream_reply
-from support.wires import wire
+from support.wire import Reply, error_reply, html_reply, json_reply, sse, stream_reply
+from support.wires import HELLO, KEY, Endpoint, request
 
 from lash_cli.core.content import (
     Message,
@@ -26,51 +25,29 @@ from lash_cli.core.llm import (
     ExecutionEvidence,
     LlmRequest,
     LlmResponse,
-    LlmScope,
     ReasoningDelta,
     StreamEvent,
     TerminalReason,
     TextDelta,
     UsageReported,
 )
-from lash_cli.core.policy import ModelSpec
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import LlmTransportError
-from lash_cli.providers.endpoint import HttpProvider
 
-KEY = "top-secret-key-0001"
 BASE = "http://test.invalid/v1"
 ROUTE = f"{BASE}/responses test-model p"
 USER = Message("m1", Role.USER, (TextPart("hello"),))
+ENDPOINT = Endpoint("openai_responses", BASE)
+failure = ENDPOINT.failure
 RESULT = Message("m2", Role.USER, (ToolResultPart("c1", "ls", "ok"),))
 ANNOTATION = {"type": "url_citation", "start_index": 0, "end_index": 2, "url": "https://x.invalid", "title": "X"}
 
 
-def request(*messages: Message) -> LlmRequest:
-    scope = LlmScope("s", "s:turn:t:llm:0")
-    return LlmRequest(model=ModelSpec("test-model"), messages=messages or (USER,), scope=scope)
-
-
 async def ask(
-    reply: Reply | LlmTransportError, of: LlmRequest | None = None, **options: Any
+    reply: Reply | LlmTransportError, of: LlmRequest = HELLO, **options: Any
 ) -> tuple[LlmResponse, list[StreamEvent]]:
-    events: list[StreamEvent] = []
-
-    async def sink(event: StreamEvent) -> None:
-        if not isinstance(event, EvidenceReported):
-            events.append(event)
-
-    provider = HttpProvider(
-        wire("openai_responses", BASE, KEY), ScriptedTransport(reply), clock=ManualClock(), **options
-    )
-    return await provider.complete(of or request(), sink), events
-
-
-async def failure(reply: Reply | LlmTransportError, **options: Any) -> LlmTransportError:
-    with pytest.raises(LlmTransportError) as caught:
-        await ask(reply, **options)
-    assert KEY not in repr((caught.value, caught.value.message, caught.value.raw))
-    return caught.value
+    response, events = await ENDPOINT.ask(reply, of=of, **options)
+    return response, [event for event in events if not isinstance(event, EvidenceReported)]
 
 
 def shown(events: list[StreamEvent]) -> str:
