@@ -12,11 +12,11 @@ from typing import Annotated, Final
 
 import typer
 
-from lash_cli.cli.db_files import copy_place
+from lash_cli.cli.db_files import copy_place, copy_told
 from lash_cli.cli.invocation import current
-from lash_cli.cli.output import Document, emit_one, say, warn
+from lash_cli.cli.output import Document, emit_one, say
 from lash_cli.cli.progress import progress
-from lash_cli.errors import LashError, StoreUnusable
+from lash_cli.errors import StoreUnusable
 from lash_cli.views.tables import columns, pairs
 
 EXIT_DAMAGED = StoreUnusable.exit_status
@@ -178,13 +178,8 @@ def migrate(
         if not no_backup:
             with progress("copying the database"):
                 copy = str(back_up(place, copy_place("before-migration")).file)
-        try:
-            with progress("bringing the database up to date"):
-                apply(place, SystemClock())
-        except LashError:
-            if copy is not None:
-                warn(f"a copy of before was made, and stays: {copy}")
-            raise
+        with copy_told(copy), progress("bringing the database up to date"):
+            apply(place, SystemClock())
     document: Document = {
         "id": str(place),
         "dry_run": dry_run,

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,9 +20,9 @@ import typer
 from lash_cli.cli.head_moves import command_here
 from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import check_writable, named_file
-from lash_cli.cli.output import emit_one, safe, say
+from lash_cli.cli.output import emit_one, safe, say, warn
 from lash_cli.cli.progress import progress
-from lash_cli.errors import UsageError
+from lash_cli.errors import LashError, UsageError
 from lash_cli.paths import absolute, ensure_private_directory
 from lash_cli.system import SystemClock
 from lash_cli.views.counts import counted
@@ -46,6 +48,17 @@ def copy_place(reason: str = "") -> Path:
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ms // 1000)) + f".{now_ms % 1000:03d}Z"
     stem = Path(paths.database).stem
     return Path(directory, f"{stem}-{reason}-{stamp}.db" if reason else f"{stem}-{stamp}.db")
+
+
+@contextmanager
+def copy_told(copy: Path | str | None) -> Iterator[None]:
+    """Tell where the copy is that was made first, if what it was made for fails: nobody would know of it."""
+    try:
+        yield
+    except LashError:
+        if copy is not None and os.path.exists(copy):
+            warn(f"a copy of before was made, and stays: {copy}")
+        raise
 
 
 def sweep_copies() -> None:
@@ -102,8 +115,9 @@ def restore(
 
     paths = current().paths
     ensure_private_directory(os.path.dirname(paths.database))
-    with progress("checking the copy and putting it back"):
-        done = put_back(Path(absolute(file)), Path(paths.database), copy_place("before-restore"), SystemClock())
+    aside = copy_place("before-restore")
+    with copy_told(aside), progress("checking the copy and putting it back"):
+        done = put_back(Path(absolute(file)), Path(paths.database), aside, SystemClock())
     kept = None if done.kept is None else str(done.kept)
     document = {"id": paths.database, "file": str(done.copy.file), "kept": kept, "sessions": done.copy.sessions}
     emit_one("DatabaseRestore", document, text="")

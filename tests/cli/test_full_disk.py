@@ -127,6 +127,20 @@ def test_a_database_whose_new_content_does_not_fit_keeps_the_old_one(seeded: Pat
     assert not list(home.glob(".lash.db.*"))
 
 
+def test_the_copy_of_a_restore_that_does_not_fit_is_told(seeded: Path, tmp_path: Path) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy.db"
+    shutil.copytree(seeded, home)
+    assert run_lash(("db", "backup", "--out", str(copy)), home=home).code == 0
+    assert run_lash(("turn", "demo", "!text second"), home=home).code == 0
+    # Both copies fit, and the log of what replaces the content does not.
+    done = limited(home, (home / "lash.db").stat().st_size // KIB + 1, ("db", "restore", str(copy), "-o", "json"))
+    (kept,) = (home / "backups").iterdir()
+    warning, error = map(json.loads, done.err.splitlines())
+    assert (done.code, error["code"], warning["kind"]) == (1, "store_commit_failed", "Warning"), done.err
+    assert str(kept) in warning["message"] and document(home, "show", "demo")["turns"] == 2
+    assert run_lash(("db", "restore", str(copy)), home=home).code == 0 and document(home, "show", "demo")["turns"] == 1
+
+
 def test_the_copy_of_a_migration_that_does_not_fit_is_told(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
