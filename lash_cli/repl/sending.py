@@ -144,7 +144,7 @@ class Sending:
             return
         content = self._content(text)
         self._patient = (self.outbox.take(text), content)
-        self.tell("waiting for the other process's turn to end; Esc gives the text back")
+        self.tell("waiting for the other process's turn to end; Esc or /cancel gives the text back")
         self.call(self._send_patient())
 
     def stop_waiting(self) -> bool:

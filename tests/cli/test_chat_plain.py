@@ -69,6 +69,22 @@ def test_a_draft_that_stands_beside_the_line_outlives_what_is_typed_after_it(cha
     assert two.has_saved("old thought\\nnew thought") and two.has_saved("half a line")
 
 
+def test_a_text_that_waits_for_the_turn_of_another_process_is_given_back(chat, home: Path, gate: Path) -> None:
+    theirs = spawn_lash(["turn", "s", f"!wait-file {gate}\n!text theirs"], home=home)
+    one = chat("--plain", prompt="status: another process runs a turn")
+    one.press("a thought\n")
+    one.wait_for("question: fjord is busy")
+    one.press("/w\n")
+    one.wait_for("waiting for the other process's turn to end; Esc or /cancel gives the text back")
+    one.press("/cancel\n")
+    one.wait_until(lambda: one.has_saved("a thought"))
+    one.press("\x04")
+    assert one.ended() == 0
+    gate.touch()
+    assert theirs.wait(60) == 0, "their turn was not cancelled"
+    assert one.users() == [f"!wait-file {gate}\n!text theirs"]
+
+
 def test_what_is_asked_about_is_a_text_of_its_own_and_lost_by_nothing(chat, home: Path, gate: Path) -> None:
     theirs = spawn_lash(["turn", "s", f"!wait-file {gate}\n!text theirs"], home=home)
     one = chat("--plain", prompt="status: another process runs a turn")
