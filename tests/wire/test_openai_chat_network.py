@@ -34,6 +34,7 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.protocols import ModelCaller
 from lash_cli.core.usage import TokenUsage
+from lash_cli.providers import answer_reader
 from lash_cli.providers.catalog import ProviderSettings, build_caller
 
 pytestmark = pytest.mark.usefixtures("no_proxy")
@@ -81,7 +82,8 @@ async def test_bytes_dripping_one_by_one_give_the_same_answer() -> None:
     assert dripped.response == expected.response
 
 
-async def test_one_connection_serves_many_calls() -> None:
+async def test_one_connection_serves_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answer_reader, "DRAIN_SECONDS", LIMIT_S)  # the end of an answer may take its time to arrive
     async with ChatServer([text_reply(f"answer {i}") for i in range(3)]) as server, Client(server.base_url) as client:
         for i in range(3):
             assert (await client.call()).response.full_text == f"answer {i}"
