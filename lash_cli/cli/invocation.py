@@ -164,7 +164,13 @@ class Invocation:
 
     @cached_property
     def output(self) -> OutputOptions:
-        """How to show results: `-o`, then `-q`, then settings (which include `LASH_OUTPUT`), then text."""
+        """How to show results: `-o`, then `-q`, then settings (which include `LASH_OUTPUT`), then text.
+
+        `-c` and `--profile` are checked here where nothing else reads the settings: what is said of the configuration
+        on a command line is never passed over.
+        """
+        if not self._stands_alone and (self.options.overrides or self.options.profile):
+            _ = self.settings
         chosen = self.notice_format if self._stands_alone else self.options.output or self.settings.output
         if self.options.quiet and self.options.output is None:
             # Asked for here and now, where the settings only say what is usual.

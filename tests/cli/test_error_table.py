@@ -411,6 +411,16 @@ def test_what_the_environment_and_overrides_say_is_checked_like_the_file(unchang
     unchanged.refused(("turn", "demo", "hi"), 5, "config_invalid", env={"LASH_OUTPUT": "yaml"})
 
 
+@pytest.mark.parametrize("option", [("-c", "defaults.modle=x"), ("--profile", "nope")])
+@pytest.mark.parametrize("verb", [("ls",), ("show", "demo"), ("log", "demo"), ("queue", "ls", "demo")])
+def test_what_this_command_says_of_the_configuration_is_checked_by_readers_too(
+    unchanged: ErrorWorld, verb: tuple[str, ...], option: tuple[str, str]
+) -> None:
+    """`-o` said how to answer, so nothing read the settings, and what was misspelt beside it counted for nothing."""
+    error = unchanged.refused((*verb, *option), 5, "config_invalid")
+    assert option[1].partition("=")[0] in error["message"]
+
+
 def test_the_help_and_the_version_need_no_configuration(world: ErrorWorld) -> None:
     world.configure(more="\n[defaults\n")
     for arguments in (("--version",), ("--help",), ("turn", "--help"), ("config", "path", "-o", "json")):
