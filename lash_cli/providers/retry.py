@@ -341,7 +341,9 @@ class RetryingCaller:
     ) -> tuple[RetryDecision, NormalizedError]:
         """Record a failed attempt and what follows it."""
         partial = failure.partial if isinstance(failure.partial, LlmResponse) else None
-        output_started = attempt.has_output or bool(partial and partial.parts)
+        # Reasoning that nobody was shown is half of nothing that anybody has seen.
+        is_partial = partial is not None and any(not isinstance(part, ReasoningPart) for part in partial.parts)
+        output_started = attempt.has_output or is_partial
         error = from_exception(failure, self._secrets)
         decision, consumed = ladder.judge(error, output_started)
         if decision.reason == "output_started_without_retry_guarantee":

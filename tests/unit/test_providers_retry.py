@@ -222,6 +222,13 @@ async def test_what_showed_nothing_is_still_retried() -> None:
     assert result.response == ANSWER
 
 
+async def test_what_was_cut_while_the_model_thought_unseen_is_asked_again() -> None:
+    call = Call(cut_after(parts=(ReasoningPart("a long thought"),)), ANSWER)
+    result = await call.run()
+    assert result.response == ANSWER
+    assert decisions(result) == ["retryable_failure", None]
+
+
 async def test_a_throttle_with_retry_after_is_obeyed_even_after_output() -> None:
     async def throttles(sink: EventSink) -> LlmResponse:
         await sink(TextDelta("half"))
