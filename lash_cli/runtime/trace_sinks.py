@@ -17,10 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lash_cli.core.trace import TraceRecord, TraceSink
-from lash_cli.paths import is_stream
+from lash_cli.paths import PRIVATE_DIRECTORY_MODE, PRIVATE_FILE_MODE, is_stream
 
-FILE_MODE = 0o600  # prompts and tool results are inside
-DIRECTORY_MODE = 0o700
 SHARED_BITS = 0o077  # of a file that was there before, whose mode is its owner's business
 # How every record begins, and so every trace; what a blank line or a few may stand before.
 _FIRST_BYTES = b'{"schema_version":'
@@ -47,7 +45,7 @@ class JsonlTraceSink:
             _make_private_directories(self.path.parent)
             # Without O_NONBLOCK a named pipe nobody reads would hold up the turn; it means nothing to a file.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-            self._descriptor = os.open(self.path, flags, FILE_MODE)
+            self._descriptor = os.open(self.path, flags, PRIVATE_FILE_MODE)  # prompts and tool results are inside
             status = os.fstat(self._descriptor)
             self._place = (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
             self._is_torn = is_readable and _ends_within_a_line(self._descriptor, self.path)
@@ -187,4 +185,4 @@ def _make_private_directories(directory: Path) -> None:
         missing.append(directory)
         directory = directory.parent
     for level in reversed(missing):
-        level.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        level.mkdir(mode=PRIVATE_DIRECTORY_MODE, exist_ok=True)

@@ -66,7 +66,6 @@ ORDER BY place DESC LIMIT 1
 
 
 class _Session(NamedTuple):
-    key: int
     session_id: str
     name: str
     cwd: str | None
@@ -91,7 +90,7 @@ class _Sessions:
     def _session(
         self, key: int, session_id: str, name: str, cwd: str | None, leaf_seq: int | None, next_seq: int
     ) -> _Session:
-        return _Session(key, session_id, name, cwd, leaf_seq, segments_of(self._connection, key, next_seq))
+        return _Session(session_id, name, cwd, leaf_seq, segments_of(self._connection, key, next_seq))
 
     def that_shows(self, key: int, seq: int, *, is_hidden: bool) -> _Session | None:
         """The session a node is told for: the one that wrote it, or a fork whose path has it."""
