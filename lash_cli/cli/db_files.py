@@ -22,7 +22,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import check_writable, named_file
 from lash_cli.cli.output import emit_one, safe, say, warn
 from lash_cli.cli.progress import progress
-from lash_cli.errors import LashError, UsageError
+from lash_cli.errors import UsageError
 from lash_cli.paths import absolute, ensure_private_directory
 from lash_cli.system import SystemClock
 from lash_cli.views.counts import counted
@@ -52,10 +52,10 @@ def copy_place(reason: str = "") -> Path:
 
 @contextmanager
 def copy_told(copy: Path | str | None) -> Iterator[None]:
-    """Tell where the copy is that was made first, if what it was made for fails: nobody would know of it."""
+    """Tell where the copy is that was made first, if what it was made for fails or is cut off: nobody knows of it."""
     try:
         yield
-    except LashError:
+    except BaseException:
         if copy is not None and os.path.exists(copy):
             warn(f"a copy of before was made, and stays: {copy}")
         raise

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lash_cli.cli.asking import confirm
-from lash_cli.cli.db_files import copy_place
+from lash_cli.cli.db_files import copy_place, copy_told
 from lash_cli.cli.invocation import current
 from lash_cli.cli.known_keys import load_known_keys
 from lash_cli.cli.output import Document, emit_many, emit_one, say
@@ -87,9 +87,10 @@ def scrub(
         return 0
     if not dry_run:
         confirm(f"change what was said in {place}, to take secrets out of {found} places?")
-    with progress("looking what would be changed" if dry_run else "taking secrets out"):
+    copy = None if dry_run or no_backup else copy_place("before-scrub")
+    with copy_told(copy), progress("looking what would be changed" if dry_run else "taking secrets out"):
         migrate(place, SystemClock())
-        copy, record, done = _scrub(place, is_trial=dry_run, with_copy=not no_backup)
+        record, done = _scrub(place, copy, is_trial=dry_run)
     document = _document(place, dry_run, copy, record, done)
     emit_one("DatabaseScrub", document, text=_text(document))
     if copy is not None:
@@ -97,18 +98,17 @@ def scrub(
     return 0
 
 
-def _scrub(place: Path, *, is_trial: bool, with_copy: bool) -> tuple[Path | None, str | None, Scrubbed]:
+def _scrub(place: Path, copy: Path | None, *, is_trial: bool) -> tuple[str | None, Scrubbed]:
+    """Take the secrets out, after a copy was written to `copy`: the record of it, and what was done."""
     from lash_cli.store.sqlite.backup import write_copy
     from lash_cli.store.sqlite.ownership import refuse_held, sole_connection
     from lash_cli.store.sqlite.secrets import rewrite, scrub
 
-    copy: Path | None = None
     record: str | None = None
     may_be_changed = False
     with sole_connection(place) as connection:
         refuse_held(connection, SystemClock().now_ms())
-        if with_copy and not is_trial:
-            copy = copy_place("before-scrub")
+        if copy is not None:
             write_copy(connection, copy)
         connection.execute(_BEGIN)
         try:
@@ -120,7 +120,7 @@ def _scrub(place: Path, *, is_trial: bool, with_copy: bool) -> tuple[Path | None
                 connection.commit()
         except BaseException:
             if copy is not None and not may_be_changed:
-                # Nobody is told of a copy of what is as it was, and it would keep the secrets that the next run takes.
+                # A copy of what is as it was would keep the secrets that the next run takes.
                 copy.unlink()
             raise
         finally:
@@ -128,7 +128,7 @@ def _scrub(place: Path, *, is_trial: bool, with_copy: bool) -> tuple[Path | None
                 connection.rollback()
         if record is not None:
             rewrite(connection)
-    return copy, record, done
+    return record, done
 
 
 def _refuse_broken(connection: sqlite3.Connection) -> None:

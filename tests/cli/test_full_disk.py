@@ -188,3 +188,16 @@ def test_a_turn_whose_file_does_not_fit_tells_where_its_answer_is(seeded: Path, 
     assert document(home, "log", "demo")["items"][-1]["text"] == "second"
     nowhere = run_lash(("turn", "--ephemeral", "!text lost", option, "/dev/full", "-o", "json"), home=home)
     assert nowhere.error["hint"] is None and "committed" not in nowhere.error["message"]
+
+
+def test_the_copy_of_a_scrub_that_does_not_fit_is_told(seeded: Path, tmp_path: Path) -> None:
+    home, secret = tmp_path / "home", "sk-abcdefghijklmnop1234"
+    shutil.copytree(seeded, home)
+    for number in range(40):
+        assert run_lash(("turn", "demo", f"!text {number} {'x' * 12_000} {secret}"), home=home).code == 0
+    # The copy fits, and the log of what is changed does not: it holds a page as often as it was written.
+    done = limited(home, (home / "lash.db").stat().st_size // KIB + 1, ("db", "scrub", "--yes", "-o", "json"))
+    (kept,) = (home / "backups").iterdir()
+    warning, error = map(json.loads, done.err.splitlines())
+    assert (done.code, error["code"], warning["kind"]) == (1, "store_commit_failed", "Warning"), done.err
+    assert str(kept) in warning["message"]
