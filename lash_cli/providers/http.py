@@ -37,7 +37,6 @@ _UNKNOWN_AUTHORITY = (2, 18, 19, 20, 21)
 PROXY_REFUSED = 407
 #: The code of an environment that nothing can be sent with.
 SETUP_INVALID = "network_setup_invalid"
-_LAST_PORT = 65535
 
 
 class Timeouts(Record):
@@ -168,7 +167,6 @@ class Httpx2Transport:
 
         timeouts = self._timeouts
         try:
-            _refuse_ports_beyond_all()
             self._certificates = self._certificates or httpx2.create_ssl_context()
             # How many calls run at a time is the limiter's to say: a pool of its own would fail those that wait.
             return httpx2.AsyncClient(
@@ -195,21 +193,6 @@ def address_refusal(url: str) -> str | None:
     except httpx2.InvalidURL as error:
         return str(error)
     return None
-
-
-def _refuse_ports_beyond_all() -> None:
-    """Raise `ValueError` for a proxy at a port that there is none of: the library finds out when it connects, and fails
-    by what is no error of its own."""
-    from urllib.request import getproxies_environment
-
-    import httpx2
-
-    known = getproxies_environment()
-    for name in _PROXIES:
-        address = known.get(name.removesuffix("_PROXY").lower(), "")
-        # As the library reads it: a password may hold a bracket.
-        if (httpx2.URL(address if "://" in address else f"http://{address}").port or 0) > _LAST_PORT:
-            raise ValueError("no such port")
 
 
 def _unusable_environment(error: Exception) -> str:
@@ -261,6 +244,11 @@ async def _library_faults(position: str, url: str | None = None) -> AsyncIterato
         ) from error
     except httpx2.ProxyError as error:
         raise _proxy_refusal(str(error), position) from None
+    except ExceptionGroup as error:
+        if error.subgroup(OverflowError) is None:
+            raise
+        # A proxy at a port that there is none of: that of an address is looked at where it is set.
+        raise LlmTransportError(_unusable_environment(error), kind="validation", code=SETUP_INVALID) from None
     except (httpx2.HTTPError, httpx2.StreamError) as error:
         said = _tls_problem(error) or f"{str(error) or _unsaid(error)}{_proxy_hint(url)}"
         raise LlmTransportError(

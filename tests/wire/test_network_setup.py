@@ -162,6 +162,17 @@ async def test_calls_go_through_a_proxy_and_past_it(monkeypatch: pytest.MonkeyPa
         assert proxy.requests[0].path.startswith("http://provider.invalid/")
 
 
+async def test_a_proxy_that_could_not_be_used_is_no_matter_to_an_address_that_is_asked_past_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with ChatServer(default=text_reply("hello")) as server:
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:99999")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert (await call(server.base_url)).error is None
+        monkeypatch.delenv("NO_PROXY")
+        assert (await call(server.base_url)).error.code == "network_setup_invalid"
+
+
 @pytest.mark.parametrize("password", ["pa[ss", "pa]ss", "p[x]y", "p@ss", "℀"])
 async def test_a_password_of_a_proxy_may_hold_what_a_port_may_not(
     monkeypatch: pytest.MonkeyPatch, password: str
