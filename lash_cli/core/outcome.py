@@ -175,7 +175,11 @@ class AssistantOutput(Record):
 
 
 class ExecutionSummary(Record):
-    """What kind of work a turn did and how long it took (contract 01 §7)."""
+    """What kind of work a turn did and how long it took (contract 01 §7).
+
+    `started_at_ms` is when it was begun. Of a turn that was begun, left behind
+    and finished later, `duration_ms` is the time of the drive that finished it.
+    """
 
     had_tool_calls: bool
     had_code_execution: bool

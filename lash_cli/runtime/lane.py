@@ -210,7 +210,8 @@ class LaneGuard:
         self._clock = clock
         self._timings = timings
         self._on_lost = on_lost
-        self._expires_at = 0.0
+        #: When its holder was granted the lane last, by the clock that only counts.
+        self.granted_at = self._expires_at = 0.0
         self._alarm: Alarm | None = None
         self._task: asyncio.Task[None] | None = None
         self.fence: LeaseFence = lease.fence()
@@ -256,7 +257,8 @@ class LaneGuard:
 
     def extend(self) -> None:
         """Go on under the same lease, whose holder asked for the lane again."""
-        self._expires_at = self._clock.monotonic() + self._timings.ttl_ms / 1000
+        self.granted_at = self._clock.monotonic()
+        self._expires_at = self.granted_at + self._timings.ttl_ms / 1000
 
     def withhold(self) -> None:
         """Leave the lease to its expiry: a commit's outcome is unknown, and its stamp will decide."""

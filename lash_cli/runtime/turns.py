@@ -285,7 +285,7 @@ class DurableTurn(TurnDriver):
             caller=self._caller(policy, is_redrive=granted.redrive),
             is_redrive=granted.redrive,
             started_at_ms=turn.started_at_ms,
-            started_monotonic=self.host.clock.monotonic(),
+            started_monotonic=guard.granted_at,
             turn_prompt=plan.turn_prompt,
             builtins=plan.builtins,
             options=options_over(plan.frame_options, turn_options(granted.claim, granted.work)),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.clock import ManualClock
 from support.driving import Crash, CrashPoints, S, said
 from support.scripted import ScriptedCaller, error, text
 
@@ -442,6 +443,23 @@ async def test_a_full_context_is_shown_without_old_attachments_and_kept_with_the
     assert [":view=" in base for base in bases] == [False, False, True], "what is journalled names what was left out"
     stored = [part.__struct_config__.tag for part in session.read_view().messages[0].parts]
     assert stored == ["text", "attachment"]
+
+
+async def test_a_turn_that_makes_room_first_takes_the_time_of_that_too(tmp_path) -> None:
+    clock = ManualClock()
+
+    def summary(request):
+        clock.tick(20)
+        return text("gist")
+
+    caller = ScriptedCaller([text("ok"), text("ok", tokens=BIG_ANSWER), summary, text("fits")])
+    store = SqliteStore.open(tmp_path / "lash.db", clock=clock)
+    async with LashCore(provider=caller, policy=SMALL, store=store, clock=clock, queue_driver="none") as core:
+        session = await talked(core, "one", "two")
+        began = clock.now_ms()
+        done = (await session.turn("three").run()).result
+    assert (done.execution.started_at_ms, done.execution.duration_ms) == (began, 20_000)
+    assert began + 20_000 == clock.now_ms()
 
 
 async def test_a_turn_that_does_not_know_whether_room_was_made_leaves_the_lane_to_its_expiry(
