@@ -180,15 +180,16 @@ class _Ladder:
         self.throttle_waits = 0
         self.throttle_waited_ms = 0
 
-    def judge(self, error: NormalizedError, output_started: bool) -> tuple[RetryDecision, bool]:
-        """Decide what follows a failure; also whether the attempt consumed retry budget."""
+    def judge(self, error: NormalizedError, was_seen: bool) -> tuple[RetryDecision, bool]:
+        """Decide what follows a failure; also whether the attempt consumed retry budget. `was_seen` says that somebody
+        may have seen some of the answer."""
         policy = self.policy
         if not error.retryable:
             self.consumed += 1
             return RetryDecision(False, "not_retryable"), True
         asked = error.retry_after_ms
         is_throttle = error.kind == "quota" and asked is not None
-        if output_started and policy.retry_after_output == "refuse" and not is_throttle:
+        if was_seen and policy.retry_after_output == "refuse" and not is_throttle:
             self.consumed += 1
             return RetryDecision(False, "output_started_without_retry_guarantee"), True
         if is_throttle and asked is not None:
@@ -341,11 +342,11 @@ class RetryingCaller:
     ) -> tuple[RetryDecision, NormalizedError]:
         """Record a failed attempt and what follows it."""
         partial = failure.partial if isinstance(failure.partial, LlmResponse) else None
-        # Reasoning that nobody was shown is half of nothing that anybody has seen.
-        is_partial = partial is not None and any(not isinstance(part, ReasoningPart) for part in partial.parts)
-        output_started = attempt.has_output or is_partial
+        parts = partial.parts if partial else ()
+        # A call, which is run only when it is whole, and reasoning that nobody was shown are half of nothing seen.
+        was_seen = attempt.has_output or any(isinstance(part, ProsePart) for part in parts)
         error = from_exception(failure, self._secrets)
-        decision, consumed = ladder.judge(error, output_started)
+        decision, consumed = ladder.judge(error, was_seen)
         if decision.reason == "output_started_without_retry_guarantee":
             error = msgspec.structs.replace(error, code=UNSAFE_RETRY, retryable=False)
         evidence = partial.evidence if partial and partial.evidence else attempt.evidence
@@ -353,7 +354,7 @@ class RetryingCaller:
             msgspec.structs.replace(
                 base,
                 outcome="failed",
-                protocol_position="output_started" if output_started else failure.protocol_position,
+                protocol_position="output_started" if was_seen or parts else failure.protocol_position,
                 retry_budget_consumed=consumed,
                 retry_decision=decision,
                 error=error,

@@ -10,7 +10,7 @@ import pytest
 from support.clock import ManualCancel, ManualClock, settle
 
 from lash_cli.core.codec import encode
-from lash_cli.core.content import ProsePart, ReasoningPart
+from lash_cli.core.content import ProsePart, ReasoningPart, ToolCallPart
 from lash_cli.core.llm import (
     AttemptRecord,
     AttemptReset,
@@ -19,6 +19,7 @@ from lash_cli.core.llm import (
     ExecutionEvidence,
     LlmCallRecord,
     LlmCallResult,
+    LlmPart,
     LlmRequest,
     LlmResponse,
     LlmScope,
@@ -222,11 +223,17 @@ async def test_what_showed_nothing_is_still_retried() -> None:
     assert result.response == ANSWER
 
 
-async def test_what_was_cut_while_the_model_thought_unseen_is_asked_again() -> None:
-    call = Call(cut_after(parts=(ReasoningPart("a long thought"),)), ANSWER)
+@pytest.mark.parametrize(
+    "unseen",
+    [ReasoningPart("a long thought"), ToolCallPart("c_1", "write", '{"text": "a long')],
+    ids=["thought", "call"],
+)
+async def test_what_was_cut_while_nobody_was_shown_anything_is_asked_again(unseen: LlmPart) -> None:
+    call = Call(cut_after(parts=(unseen,)), ANSWER)
     result = await call.run()
     assert result.response == ANSWER
     assert decisions(result) == ["retryable_failure", None]
+    assert result.record.attempts[0].protocol_position == "output_started"
 
 
 async def test_a_throttle_with_retry_after_is_obeyed_even_after_output() -> None:

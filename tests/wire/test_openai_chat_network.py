@@ -25,6 +25,7 @@ from support.wire import (
 )
 from support.wires import HELLO, Shown
 
+from lash_cli.core.content import ProsePart
 from lash_cli.core.llm import (
     AttemptReset,
     DeliberateStop,
@@ -187,13 +188,12 @@ async def test_an_error_without_its_blank_line_is_told_and_not_that_there_was_no
 NEVER_ENDING_EVENT = (b"data: ", *(b"x" * (1 << 20) for _ in range(9)))
 
 
-async def test_a_call_that_had_begun_before_an_event_without_an_end_is_not_asked_for_again() -> None:
-    # Contract 06 §3.2, §5: what had come of an answer is evidence, also where nothing of it was shown.
+async def test_a_call_that_had_begun_before_an_event_without_an_end_is_asked_for_again_and_is_evidence() -> None:
+    # Contract 06 §5: a call that was cut is never executed, and nobody was shown anything of it.
     begun = tool_calls_reply([("ls", {"p": "x"})]).chunks[:3]
-    result, _, server = await run(Reply(begun + NEVER_ENDING_EVENT), text_reply("never"))
-    assert result.error.code == "unsafe_retry_after_output_started"
-    assert len(server.requests) == 1
-    (attempt,) = result.record.attempts
+    result, _, _ = await run(Reply(begun + NEVER_ENDING_EVENT), text_reply("whole"))
+    assert result.response.parts == (ProsePart("whole"),)
+    attempt, _ = result.record.attempts
     assert attempt.protocol_position == "output_started"
     assert (attempt.evidence.served_model, attempt.evidence.provider_response_id) == ("served-model", "chatcmpl-1")
 
