@@ -519,7 +519,8 @@ class LashCore(SessionHistories):
     ) -> LashSession:
         """Open with a state the caller supplies; its id must match, and it goes on from its leaf. Raises as
         `open_session`."""
-        require_own(session_id, state)  # None among it, which opens what is stored there
+        if state is None:
+            require_own(session_id, state)  # it would open what is stored there
         return await self.open_session(session_id, spec=spec, state=state)
 
     async def resume(

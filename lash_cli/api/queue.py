@@ -246,6 +246,7 @@ class SessionQueue:
         """Cancel a set: no reader ever sees half of it. One result per target, in order; a repeated target was
         cancelled already the second time. With `by`, who was killed before the answer can tell its own work from
         that of others (`TurnInputStore.inputs_cancelled_by`)."""
+        targets = tuple(targets)
         for target in targets:
             _require_target(target)
         return await self._store.cancel_turn_inputs(self.session_id, targets, by=by) if targets else ()

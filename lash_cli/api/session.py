@@ -300,9 +300,9 @@ class LashSession(QueueVerbs):
         `LashCore.direct_completion`, and `StoreError` when it is unknown whether
         the cost was booked.
         """
-        from lash_cli.runtime.direct import complete_directly, require_request
+        from lash_cli.runtime.direct import complete_directly, readable_request
 
-        require_request(request)
+        request = readable_request(request)
         policy = self._state.policy
         request = msgspec.structs.replace(request, session_id=self.session_id, model=request.model or policy.model)
         try:

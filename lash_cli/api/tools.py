@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from lash_cli.api.across import require_kind
 from lash_cli.core.protocols import ToolProvider
 from lash_cli.core.tools import ToolManifest, ToolState
-from lash_cli.runtime.host import require_collaborators
+from lash_cli.runtime.host import require_collaborator
 from lash_cli.tools.registry import ToolRegistry, ToolRestoreReport
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class ToolAdmin:
         first one and so on, is what a grant names it by. Raises `ReconfigureError`
         when a tool of the source clashes with one that is there, and `ConfigError` for what is no source.
         """
-        require_collaborators(tools=provider)
+        require_collaborator("tools", provider)
         added: list[str] = []
         await self._edit(lambda: added.append(self._registry.add_source(provider)))
         return ToolSourceHandle(added[-1])

@@ -98,13 +98,13 @@ class TurnActivityFanout:
     """A sink of several sinks: each gets every activity, in their order, one after the other (contract 04 §7). A slow
     one holds up those behind it and the turn; what one raises goes to the turn."""
 
-    def __init__(self, sinks: Iterable[TurnActivitySink]) -> None:
+    def __init__(self, sinks: Iterable[TurnActivitySink | Callable[[TurnActivity], object]]) -> None:
         self._sinks = tuple(sinks)
 
     async def __call__(self, activity: TurnActivity) -> None:
         """Hand `activity` to every sink."""
         for sink in self._sinks:
-            await sink(activity)
+            await _handed_on(sink, activity)
 
 
 async def _handed_on(sink: Callable[[TurnActivity], object], activity: TurnActivity) -> None:

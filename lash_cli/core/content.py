@@ -6,7 +6,7 @@ Messages are immutable and never rewritten. A part has no stored id: its id is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any
 
@@ -129,7 +129,7 @@ class TurnInput(Record):
         if not isinstance(given, TurnInput):
             raise _unreadable(f"it is a text or a TurnInput, not {type(given).__name__}")
         is_plain = isinstance(given.items, tuple)
-        if not isinstance(given.items, Sequence):
+        if not isinstance(given.items, tuple | list):
             raise _unreadable(f"its items are a tuple of them, not one {type(given.items).__name__}")
         for item in given.items:
             if isinstance(item, TextItem) and isinstance(item.text, str):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+import msgspec
 
 from lash_cli.core.codec import reread, to_builtins
 from lash_cli.core.content import AttachmentPart, Message, ToolCallPart
@@ -32,7 +35,7 @@ async def complete_directly(
     asked for again, and with the provider's code for a failed call; its details
     hold the call's record. Cancelling the awaiting task cancels the call.
     """
-    require_request(request)
+    request = readable_request(request)
     llm_request = _llm_request(host, request, request.model or model)
     caller = host.providers.resolve(request.provider_id or provider_id)
     result = await asked(caller, llm_request, sink=_unseen, cancel=CancelToken(), is_strict=host.is_strict)
@@ -55,10 +58,13 @@ async def complete_directly(
     return DirectLlmCompletion(response, result.record.usage, result.record, value)
 
 
-def require_request(request: object) -> None:
-    """Raise `DirectCompletionError` (`invalid_request`) for what is no request of messages, such as a bare text."""
-    if isinstance(request, DirectRequest) and all(isinstance(said, Message) for said in request.messages):
-        return
+def readable_request(request: object) -> DirectRequest:
+    """`request` with its messages in a tuple. Raises `DirectCompletionError` (`invalid_request`) for what is no request
+    of messages, such as a bare text."""
+    if isinstance(request, DirectRequest) and isinstance(request.messages, Iterable):
+        messages = tuple(request.messages)
+        if all(isinstance(said, Message) for said in messages):
+            return msgspec.structs.replace(request, messages=messages)
     raise DirectCompletionError(
         'a completion takes a DirectRequest of messages: DirectRequest((Message("1", Role.USER, (TextPart(text),)),))',
         code=INVALID_REQUEST,

@@ -202,19 +202,24 @@ _COLLABORATORS: Final = {
 
 
 def require_collaborators(**given: object) -> None:
-    """Raise `ConfigError` for what does not have what will be asked of it."""
+    """Raise as `require_collaborator` for each that is given; None is for one that is not."""
     for name, collaborator in given.items():
-        has, hint = _COLLABORATORS[name]
-        if collaborator is not None and not hasattr(collaborator, has):
-            said = f"{name} cannot be of the type {type(collaborator).__name__}"
-            raise ConfigError(said, hint=hint)
+        if collaborator is not None:
+            require_collaborator(name, collaborator)
+
+
+def require_collaborator(name: str, given: object) -> None:
+    """Raise `ConfigError` for what does not have what will be asked of it."""
+    has, hint = _COLLABORATORS[name]
+    if not hasattr(given, has):
+        raise ConfigError(f"{name} cannot be of the type {type(given).__name__}", hint=hint)
 
 
 def collaborators(name: str, given: Iterable[T]) -> tuple[T, ...]:
-    """Every member of `given`; raises `ConfigError` as `require_collaborators`, also for one alone."""
+    """Every member of `given`; raises as `require_collaborator`, also for one alone."""
     if not isinstance(given, Iterable):
         raise ConfigError(f"{name} cannot be of the type {type(given).__name__}", hint=_COLLABORATORS[name][1])
     members = tuple(given)
     for member in members:
-        require_collaborators(**{name: member})
+        require_collaborator(name, member)
     return members

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -103,7 +103,7 @@ WorkEvent = (
     | HeldAfterFailure
     | LaneGivenUp
 )
-OnWorkEvent = Callable[[WorkEvent], Awaitable[None] | None]
+OnWorkEvent = Callable[[WorkEvent], object]
 
 
 class WorkReport(msgspec.Struct, frozen=True):

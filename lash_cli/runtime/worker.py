@@ -13,6 +13,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from functools import partial
+from inspect import isawaitable
 from typing import Any
 
 from lash_cli.core.activity import TurnActivity
@@ -364,7 +365,7 @@ class QueueWorker:
             return
         try:
             told = self._on_event(event)
-            if told is not None:
+            if isawaitable(told):
                 await told
         except Exception as error:
             self._fail(error)

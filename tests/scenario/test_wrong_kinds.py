@@ -4,6 +4,7 @@ and told what to give instead; or it is taken for what was meant."""
 from __future__ import annotations
 
 import uuid
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,19 +15,24 @@ from support.driving import S, said
 from support.scripted import ScriptedCaller, text
 
 from lash_cli.api import (
+    ByInputId,
     DirectRequest,
     FunctionToolProvider,
     LashCore,
     LashSession,
+    Message,
     ModelSpec,
     ResolvedOk,
     RetryingCaller,
+    Role,
     SessionConfigPatch,
     SessionCursor,
     SessionSpec,
     TextItem,
+    TextPart,
     ToolContext,
     TurnActivity,
+    TurnActivityFanout,
     TurnInput,
     WorkOptions,
     tool,
@@ -72,10 +78,17 @@ GIVEN: dict[str, tuple[str, str, Callable[[LashCore, LashSession], Any]]] = {
     ),
     "a text for a request of the model": ("invalid_request", "DirectRequest(", lambda c, s: c.direct_completion("hi")),
     "a text for messages": ("invalid_request", "Message(", lambda c, s: s.direct_completion(DirectRequest("hi"))),
+    "nothing for messages": ("invalid_request", "Message(", lambda c, s: s.direct_completion(DirectRequest(None))),
+    "one message for messages": (
+        "invalid_request",
+        "Message(",
+        lambda c, s: c.direct_completion(DirectRequest(Message("1", Role.USER, (TextPart("hi"),)))),
+    ),
     "a UUID for a turn id": ("missing_execution_scope_id", "UUID", lambda c, s: s.turn("go", turn_id=uuid.uuid4())),
     "a number for a key": ("invalid_key", "text", lambda c, s: s.turn("go", key=5)),
     "a number for the id of an input": ("invalid_key", "text", lambda c, s: s.enqueue("go", id=5)),
     "one item for items": ("invalid_turn_input", "TextItem", lambda c, s: s.turn(TurnInput(TextItem("go")))),
+    "a deque of items": ("invalid_turn_input", "deque", lambda c, s: s.turn(TurnInput(deque([TextItem("go")])))),
     "a struct for an output": ("schema_invalid", "msgspec.json.schema", lambda c, s: s.turn("go", output=City)),
     "a name for an output": ("schema_invalid", "JSON Schema", lambda c, s: s.turn("go", output="json")),
     "a dict for a generation": ("usage", "Generation(", lambda c, s: s.turn("go", generation={"temperature": 1})),
@@ -99,6 +112,7 @@ GIVEN: dict[str, tuple[str, str, Callable[[LashCore, LashSession], Any]]] = {
     "ids for targets": ("usage", "ByInputId", lambda c, s: c.queue(S).cancel_inputs(["in_1"])),
     "an id for an anchor": ("usage", "ByInputId", lambda c, s: s.cancel_pending_turn_input_suffix("in_1")),
     "a tool for a source": ("config_invalid", "FunctionToolProvider(", lambda c, s: s.tools().add_provider(double)),
+    "nothing for a source": ("config_invalid", "FunctionToolProvider(", lambda c, s: s.tools().add_provider(None)),
     "an id for a source": ("usage", "add_provider", lambda c, s: s.tools().remove_source("live:1")),
     "JSON for the key of a wait": (
         "invalid_await_event_resolution",
@@ -156,13 +170,33 @@ def test_one_of_what_a_core_takes_many_of_is_refused_by_name(name: str) -> None:
         LashCore(provider=ScriptedCaller([]), model=ModelSpec("m"), **one)
 
 
-@pytest.mark.parametrize("way", ["a turn", "a pass over the queue"])
+@pytest.mark.parametrize("name", ["tools", "context"])
+def test_nothing_among_what_a_core_takes_many_of_is_refused_by_name(name: str) -> None:
+    with pytest.raises(LashError, match=f"{name} cannot be of the type NoneType"):
+        LashCore(provider=ScriptedCaller([]), model=ModelSpec("m"), **{name: [None]})
+
+
+async def test_what_is_read_once_is_checked_and_used_too(make_core) -> None:
+    core = make_core(ScriptedCaller([text("fine")]), queue_driver="none")
+    async with await core.open_session(S) as session:
+        waiting = [await session.enqueue(said) for said in ("one", "two")]
+        results = await core.queue(S).cancel_inputs(ByInputId(given.input_id) for given in waiting)
+        assert [result.target.value for result in results] == [given.input_id for given in waiting]
+        assert not await core.queue(S).pending_inputs()
+        asked = (Message("1", Role.USER, (TextPart(said),)) for said in ("hi", "you"))
+        answer = await session.direct_completion(DirectRequest(asked))
+        assert answer.response.full_text == "fine"
+
+
+@pytest.mark.parametrize("way", ["a turn", "a turn with several", "a pass over the queue"])
 async def test_a_plain_function_is_a_sink_too(make_core, way: str) -> None:
     core = make_core(ScriptedCaller([text("fine")]))
     shown: list[TurnActivity] = []
     async with await core.open_session(S) as session:
         if way == "a turn":
             output = await session.turn("hello").stream_to(shown.append)
+        elif way == "a turn with several":
+            output = await session.turn("hello").stream_to(TurnActivityFanout([lambda activity: 5, shown.append]))
         else:
             await session.enqueue("hello")
             output = await session.queued_turn().stream_to(shown.append)
@@ -171,10 +205,16 @@ async def test_a_plain_function_is_a_sink_too(make_core, way: str) -> None:
     assert [type(activity.event).__name__ for activity in shown][-1] == "TurnFinished"
 
 
-async def test_a_plain_function_is_told_of_work_too(make_core) -> None:
+@pytest.mark.parametrize("returned", [None, 5])
+async def test_a_plain_function_is_told_of_work_too(make_core, returned: object) -> None:
     core = make_core(ScriptedCaller([text("fine")]))
     async with await core.open_session(S) as session:
         await session.enqueue("hello")
     told: list[object] = []
-    report = await core.worker(WorkOptions(until_empty=True), on_event=told.append).run()
+
+    def tell(event: object) -> object:
+        told.append(event)
+        return returned
+
+    report = await core.worker(WorkOptions(until_empty=True), on_event=tell).run()
     assert report.turns == 1 and "TurnEnded" in [type(event).__name__ for event in told]

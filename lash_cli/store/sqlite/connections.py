@@ -45,9 +45,9 @@ _CANNOT_OPEN: Final = 14
 _INDEX_TOO_SMALL: Final = 4874
 _INDEX_BYTES: Final = 32_768
 _CORRUPT_CODES: Final = {11, 26}
-# Our statements are tested against our schema: what they do not find was taken out of the file.
 # What it says of a parameter that is neither text, nor a number, nor bytes.
 _NO_VALUE: Final = "Error binding parameter"
+# Our statements are tested against our schema: what they do not find was taken out of the file.
 _MISSING_PARTS: Final = ("no such table", "no such column", "vtable constructor failed")
 # We store text as UTF-8 and nothing else: what is none was changed in the file. SQLite goes on with what it is.
 _DAMAGED_TEXT: Final = "Could not decode to UTF-8"
