@@ -519,8 +519,7 @@ class LashCore(SessionHistories):
     ) -> LashSession:
         """Open with a state the caller supplies; its id must match, and it goes on from its leaf. Raises as
         `open_session`."""
-        if state is None:
-            require_own(session_id, state)  # it would open what is stored there
+        require_own(session_id, state)  # None among it, which opens what is stored there
         return await self.open_session(session_id, spec=spec, state=state)
 
     async def resume(
