@@ -353,7 +353,8 @@ class StoreLocked(StoreError):
 
 
 class StoreClosed(StoreError):
-    """The store was closed before, here or by the fork that made this process; nothing was done."""
+    """The store was closed before, here or by the fork that made this process; nothing was done, unless it is
+    ambiguous: then a turn was under way, which whoever uses its session next finishes."""
 
     default_code = "store_closed"
     ambiguous = False

@@ -35,6 +35,7 @@ from lash_cli.errors import (
     RuntimeTurnCommitConflict,
     SessionClosed,
     SessionDeleted,
+    StoreClosed,
     TurnCancelWon,
 )
 from lash_cli.runtime.attachments import stored_input
@@ -231,6 +232,11 @@ class DurableTurn(TurnDriver):
                     with in_named(self.session.phase_probe, START_GATE):
                         await gates.look(address, self.token)
                 return await self._drive_turn(granted, turn)
+        except StoreClosed as closed:
+            # It refused what came last; the turn stands there begun.
+            closed.ambiguous = True
+            closed.hint = closed.hint or "open the store again: whoever uses the session next finishes the turn"
+            raise
         finally:
             try:
                 await gates.leave(address, self.token)

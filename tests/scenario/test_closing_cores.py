@@ -15,6 +15,7 @@ from support.scripted import ScriptedCaller, calls, text
 
 from lash_cli.api import FunctionToolProvider, LashCore, SessionTaken, Stopped, TurnOutput, WorkOptions, shared, tool
 from lash_cli.api.turns import STREAM_QUEUE_ITEMS
+from lash_cli.core.activity import TurnActivity
 from lash_cli.core.content import message_text
 from lash_cli.core.llm import LlmCallResult, LlmRequest, TextDelta
 from lash_cli.core.protocols import CancelSignal, EventSink
@@ -198,3 +199,18 @@ async def test_who_asks_a_closed_core_is_told_that_nothing_was_done(make_core) -
         with pytest.raises(StoreClosed) as refused:
             await ask()
         assert (refused.value.code, refused.value.ambiguous, refused.value.hint) == ("store_closed", False, None)
+
+
+async def test_a_turn_whose_store_is_closed_under_it_is_not_told_as_one_that_was_never_begun(make_core) -> None:
+    first: LashCore = make_core(ScriptedCaller([text("one")]))
+    session = await first.open_session("s1")
+
+    async def close(activity: TurnActivity) -> None:
+        await first.store.aclose()
+
+    with pytest.raises(StoreClosed) as failed:
+        await session.turn("go").stream_to(close)
+    assert failed.value.ambiguous and "open the store again" in (failed.value.hint or "")
+    with pytest.raises(StoreClosed) as refused:
+        await session.turn("more").run()
+    assert not refused.value.ambiguous, "nothing of this one was begun"
