@@ -206,6 +206,13 @@ def test_a_batch_is_cancelled_once(world: QueuedHome) -> None:
     ]
 
 
+def test_a_batch_that_was_done_can_be_cancelled_no_more(world: QueuedHome) -> None:
+    command = world.queue(lambda queue: queue.submit_command(RefreshToolCatalog("a new tool"), "k1")).batch_id
+    assert world.lash("work", "s", "--until-empty").code == 0
+    error = told(world.lash("queue", "cancel-batch", command, "-o", "json"), 4, "batch_already_completed")
+    assert error["details"]["batch"]["state"] == "completed"
+
+
 def test_waiting_for_a_batch_ends_when_it_is_settled(world: QueuedHome) -> None:
     task = world.add_task()
     told(world.lash("queue", "wait-batch", task, "--timeout", "100ms", "-o", "json"), 124, "wait_timeout")

@@ -517,6 +517,18 @@ async def test_who_uses_a_closed_handle_is_told_of_a_new_one_and_of_no_command(m
     assert unread.value.hint == refused.value.hint == "open the session again with: LashCore.open_session"
 
 
+async def test_a_session_without_a_store_is_not_parked_and_goes_on() -> None:
+    caller = ScriptedCaller([text("one"), text("two")])
+    async with LashCore(provider=caller, model=ModelSpec("m")) as core:
+        session = await core.open_session(S)
+        await session.turn("hello").run()
+        with pytest.raises(LashRuntimeError) as refused:
+            await session.park()
+        assert refused.value.code == "session_not_persistent"
+        await session.turn("again").run()
+        assert said(session.read_view().messages) == ["hello", "one", "again", "two"]
+
+
 async def test_a_parked_session_is_resumed_in_the_store_it_was_parked_in_and_in_no_other(make_core, tmp_path) -> None:
     core = make_core(ScriptedCaller([text("one")]))
     session = await core.open_session(S)
