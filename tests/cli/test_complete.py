@@ -45,12 +45,12 @@ def shelf(home: Path) -> Path:
 
 
 def rows() -> list[list[str]]:
-    return [line.split("\t") for line in Path(WORDS_FILE).read_text().splitlines()]
+    return [line.split("\t") for line in Path(WORDS_FILE).read_text(encoding="utf-8").splitlines()]
 
 
 def test_what_is_written_down_is_what_the_command_table_says():
     # After a change of a command: python -m lash_cli.cli.completion_build
-    drifted = [path for path, text in completion_build.artefacts().items() if path.read_text() != text]
+    drifted = [path for path, text in completion_build.artefacts().items() if path.read_text(encoding="utf-8") != text]
     assert not drifted
     assert not completion_build.unsaid(), "say in completion_build what a command prints"
     known = {kind for _, what, *rest in rows() if what in ("argument", "option") for kind in [rest[-2].lstrip("?")]}

@@ -24,6 +24,7 @@ from lash_cli.cli.table import COMMANDS
 from lash_cli.settings.loading import check_document
 from lash_cli.settings.schema import find_option, fixed_keys, parse_text
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 # What one run of the examples is not enough for has a test of its own, which runs them too.
 ELSEWHERE = {
     "answers": "test_answers_guide.py", "durability": "test_durability_guide.py", "history": "test_history_guide.py",
@@ -82,7 +83,7 @@ def test_an_example_is_either_run_or_has_a_language_that_is_not() -> None:
         for text in blocks(topic, ""):
             assert not re.search(r"^lash ", text, flags=re.MULTILINE), (topic, text)
     for topic, name in ELSEWHERE.items():
-        text = (Path(__file__).parent / name).read_text()
+        text = (Path(__file__).parent / name).read_text(encoding="utf-8")
         assert f'blocks("{topic}", "sh")' in text and "run_shell(" in text, topic
 
 
@@ -130,7 +131,7 @@ def test_every_verb_has_an_example_but_those_an_administrator_looks_up() -> None
 
 def test_no_text_deletes_a_session_that_a_later_one_goes_on_with() -> None:
     """Each text is run on a home of its own; who reads on has one home, where an id is used once."""
-    readme = "\n".join(re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE))
+    readme = "\n".join(re.findall(r"^```sh\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
     deleted: set[str] = set()
     for script in (readme, *("\n".join(blocks(topic, "sh")) for topic in docs.names())):
         for name in deleted:
@@ -185,7 +186,7 @@ def test_a_topic_is_set_for_a_terminal_and_a_long_one_waits_for_its_reader(home)
 
 
 def test_every_topic_a_text_sends_its_reader_to_exists() -> None:
-    texts = {topic: docs.read(topic) for topic in docs.names()} | {"README": (ROOT / "README.md").read_text()}
+    texts = {topic: docs.read(topic) for topic in docs.names()} | {"README": README}
     known = {*docs.names(), *docs.ALIASES}
     for topic, text in texts.items():
         for named in re.findall(r"`lash help ([a-z]+)`", text):

@@ -55,8 +55,8 @@ def test_the_help_of_a_command_is_the_pinned_one(words: str) -> None:
     path = GOLDEN / f"{words.replace(' ', '-')}.txt"
     if IS_WRITING:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(help_of(words))
-    assert path.exists() and path.read_text() == help_of(words), "write it anew: LASH_WRITE_GOLDEN=1"
+        path.write_text(help_of(words), encoding="utf-8")
+    assert path.exists() and path.read_text(encoding="utf-8") == help_of(words), "write it anew: LASH_WRITE_GOLDEN=1"
 
 
 def test_nothing_is_pinned_of_a_command_that_is_gone() -> None:

@@ -12,7 +12,7 @@ import pytest
 from support.cli import program
 from support.wire import ThreadedChatServer, text_reply
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent.parent / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -43,11 +43,11 @@ def test_every_shell_block_of_the_readme_runs_in_order_on_one_home(reader: dict[
     with ThreadedChatServer(default=text_reply("an answer")) as server:
         for script in (first[1], *blocks("sh")):
             done = subprocess.run(
-                ["bash", "-euo", "pipefail", "-c", script],
+                ["bash", "-euo", "pipefail", "-c", script.encode()],
                 cwd=tmp_path,
                 env={**reader, "OPENAI_BASE_URL": server.base_url} if "OPENAI_API_KEY" in script else reader,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 timeout=120,
                 stdin=subprocess.DEVNULL,
             )
@@ -57,7 +57,12 @@ def test_every_shell_block_of_the_readme_runs_in_order_on_one_home(reader: dict[
 def test_the_python_of_the_readme_runs(reader: dict[str, str], tmp_path: Path) -> None:
     (program,) = blocks("python")
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=reader, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program.encode()],
+        cwd=tmp_path,
+        env=reader,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     assert "You said: Say hello" in done.stdout

@@ -65,7 +65,8 @@ def test_the_picture_of_the_readme_is_what_a_terminal_shows(lash, home: Path, mo
     finally:
         terminal.close()
     if os.environ.get("LASH_WRITE_GOLDEN") == "1":
-        README.write_text(BLOCK.sub(lambda found: found[1] + shown + found[2], README.read_text()))
-    match = BLOCK.search(README.read_text())
+        text = README.read_text(encoding="utf-8")
+        README.write_text(BLOCK.sub(lambda found: found[1] + shown + found[2], text), encoding="utf-8")
+    match = BLOCK.search(README.read_text(encoding="utf-8"))
     assert match is not None, "the README has a picture between its markers"
     assert settled(match[0].removeprefix(match[1]).removesuffix(match[2])) == settled(shown)

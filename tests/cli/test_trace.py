@@ -255,7 +255,7 @@ def test_every_part_of_the_page_is_short_enough_to_be_read() -> None:
     directory = Path(package.__file__).parent
     parts = sorted(path.name for path in directory.iterdir() if path.suffix == ".js")
     assert parts == sorted(SCRIPTS)
-    assert all(len((directory / name).read_text().splitlines()) < 400 for name in [*parts, "page.css", "page.html"])
+    assert all(len((directory / name).read_bytes().splitlines()) < 400 for name in [*parts, "page.css", "page.html"])
 
 
 def test_a_big_number_and_the_order_of_keys_reach_the_page_as_they_were_written() -> None:

@@ -41,8 +41,9 @@ def reader(place: Path) -> dict[str, str]:
 def run(command: list[str], work: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Run one program of a reader to its good end; what fails fails the test."""
     done = subprocess.run(
-        command, cwd=work, env=environment, capture_output=True, text=True, timeout=170, stdin=subprocess.DEVNULL
-    )
+        [word.encode() for word in command],
+        cwd=work, env=environment, capture_output=True, encoding="utf-8", timeout=170, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert "Traceback" not in done.stderr
     return done
