@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from lash_cli.cli.documents import session_status
-from lash_cli.cli.exit_status import SIGNAL_EXIT_BASE
+from lash_cli.cli.exit_status import SIGNAL_EXIT_BASE, turn_error
 from lash_cli.cli.invocation import Invocation
 from lash_cli.cli.output import safe
 from lash_cli.cli.signals import die_of, given_back, handling, kill_beyond, suspending, write_at_once
@@ -25,6 +25,7 @@ from lash_cli.views.shell_words import shell_word
 if TYPE_CHECKING:
     from lash_cli.cli.chat_command import ChatPlan
     from lash_cli.core.content import AttachmentItem, TurnInput
+    from lash_cli.core.outcome import TurnResult
     from lash_cli.core.policy import ModelSpec, PromptLayer
     from lash_cli.core.tools import ToolCall, ToolManifest
     from lash_cli.repl.client import ChatClient
@@ -162,8 +163,12 @@ class ChatDesk:
 
     def error_text(self, error: LashError) -> str:
         """See `Desk`."""
-        hint = f"\nhint: {self._invocation.commands_here(error.hint)}" if error.hint else ""
+        hint = f"\nhint: {self._invocation.commands_here(error.hint, before='!')}" if error.hint else ""
         return safe(f"{error.message}{hint}")
+
+    def turn_error(self, result: TurnResult, provider: str) -> LashError | None:
+        """See `Desk`."""
+        return turn_error(result, {}, provider=provider, is_in_chat=True)
 
     def face(self, client: ChatClient, memory: ReplMemory, plan: ChatPlan) -> Face:
         """Who shows the chat.

@@ -8,9 +8,9 @@ the error carries the turn in `details.turn`.
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lash_cli.core.outcome import Stopped, TurnIssue, TurnResult
+from lash_cli.core.outcome import Stopped, StopReason, TurnIssue, TurnResult
 from lash_cli.errors import (
     ConfigError,
     LashError,
@@ -20,6 +20,9 @@ from lash_cli.errors import (
     TurnStoppedError,
     WaitTimeout,
 )
+
+if TYPE_CHECKING:
+    from lash_cli.cli.next_steps import Steps
 
 # A process that a signal ended has this and the number of the signal as its status.
 SIGNAL_EXIT_BASE = 128
@@ -45,8 +48,6 @@ _REFUSED_HERE = frozenset(
         "empty_conversation", "invalid_request",
     }
 )  # fmt: skip
-#: What raises the limit that a turn was stopped at.
-_RAISED_BY = {"max_turns": "--max-steps N", "max_cost": "--max-cost USD"}
 _TRANSIENT = frozenset({"http", "stream", "unknown"})
 
 
@@ -61,25 +62,33 @@ def interrupted_error(signal_number: int, details: dict[str, Any], *, has_begun:
 
 
 def turn_error(
-    result: TurnResult, details: dict[str, Any], *, provider: str | None = None, is_kept: bool = True
+    result: TurnResult,
+    details: dict[str, Any],
+    *,
+    provider: str | None = None,
+    is_kept: bool = True,
+    is_in_chat: bool = False,
 ) -> LashError | None:
     """The error a finished turn stands for, None when it did what was asked. `details` goes into the error, the name
     of the `provider` into the hint, if it is known. The session of a turn that is not `is_kept` is gone, so that
-    nothing can be done about it."""
+    nothing can be done about it; what `is_in_chat` is told what to do there."""
     if not isinstance(result.outcome, Stopped):
         return None
     reason = result.outcome.reason
     if reason == "cancelled":
         return TurnCancelledError(_cancel_message(result), details=details)
+    from lash_cli.cli.next_steps import chat_steps, shell_steps
+
+    steps = chat_steps(result) if is_in_chat else shell_steps(result, is_kept=is_kept)
     issue = _blocking_issue(result.errors)
     if reason == "provider_error" and issue is not None:
-        refined = _provider_error(issue, details, provider, _again(result, is_kept))
+        refined = _provider_error(issue, details, provider, steps)
         if refined is not None:
             return refined
     return TurnStoppedError(
         _stop_message(result.outcome, issue),
         code=f"turn_stopped:{reason}",
-        hint=_next_step(result, issue, provider, is_kept) or (_look(result) if is_kept else None),
+        hint=_next_step(reason, issue, provider, steps) or steps.look,
         details=details,
     )
 
@@ -94,26 +103,17 @@ def _blocking_issue(issues: tuple[TurnIssue, ...]) -> TurnIssue | None:
     return blocking[-1] if blocking else None
 
 
-def _again(result: TurnResult, is_kept: bool) -> str:
-    """What runs the text again."""
-    return f"lash turn {result.session_id if is_kept else '--ephemeral'} '…'"
-
-
-def _look(result: TurnResult) -> str:
-    return f"look at it with: lash show {result.session_id} --turn {result.turn_id}"
-
-
-def _provider_error(issue: TurnIssue, details: dict[str, Any], provider: str | None, again: str) -> LashError | None:
+def _provider_error(issue: TurnIssue, details: dict[str, Any], provider: str | None, steps: Steps) -> LashError | None:
     """The provider failures a script treats differently from a turn that merely stopped; None for the others."""
     kind = issue.provider_failure_kind
     if kind == "auth":
         from lash_cli.cli.key_hint import key_hint_of
 
-        return ConfigError(issue.message, code="key_rejected", hint=key_hint_of(provider), details=details)
+        return ConfigError(issue.message, code="key_rejected", hint=key_hint_of(provider) + steps.key, details=details)
     if kind == "quota" and issue.retryable:
-        return ProviderRateLimited(issue.message, hint=f"wait, then run it again: {again}", details=details)
+        return ProviderRateLimited(issue.message, hint=f"wait, then run it again: {steps.again}", details=details)
     if issue.code == OUTPUT_STARTED:
-        hint = f"part of the answer had been shown, so it was not asked for again; run it again: {again}"
+        hint = f"part of the answer had been shown, so it was not asked for again; run it again: {steps.again}"
         said = ProviderRateLimited if kind == "quota" else ProviderUnavailable
         return said(issue.message, hint=hint, details=details)
     if kind == "quota":
@@ -121,43 +121,43 @@ def _provider_error(issue: TurnIssue, details: dict[str, Any], provider: str | N
             f"the turn stopped (provider_error): {issue.message}",
             code="turn_stopped:provider_error",
             hint="waiting does not help: raise the limit or add credit at the provider, or ask another one:"
-            f" {again} --provider NAME --model ID",
+            f" {steps.elsewhere}",
             details=details,
         )
     if kind in _UNREACHABLE or (kind in _TRANSIENT and issue.retryable):
-        return ProviderUnavailable(issue.message, hint=f"run it again: {again}", details=details)
+        return ProviderUnavailable(issue.message, hint=f"run it again: {steps.again}", details=details)
     return None
 
 
-def _next_step(result: TurnResult, issue: TurnIssue | None, provider: str | None, is_kept: bool) -> str | None:
+def _next_step(reason: StopReason, issue: TurnIssue | None, provider: str | None, steps: Steps) -> str | None:
     """What helps where the provider's word for the failure says it; None where one has to look."""
-    again = _again(result, is_kept)
-    raised = _RAISED_BY.get(result.outcome.reason) if isinstance(result.outcome, Stopped) else None
+    raised = steps.raised.get(reason)
     if raised is not None:
-        return f"let it go on: {again}, with a higher limit by {raised}" if is_kept else f"raise the limit by {raised}"
+        return (
+            f"let it go on: {steps.on}, with a higher limit by {raised}" if steps.on else f"raise the limit by {raised}"
+        )
     if issue is None:
         return None
     if issue.terminal_reason == "context_overflow":
-        shorter = f"make it shorter with: lash compact {result.session_id}" if is_kept else "make it shorter"
-        return f"{shorter}, or ask a model with a larger window: {again} --model ID"
+        return f"{steps.shorter}, or ask a model with a larger window: {steps.model}"
     if issue.terminal_reason == "output_limit":
         longer = "allow a longer answer by max_output_tokens of the model"
-        return f"let it go on: {again}, or {longer}" if is_kept else longer
+        return f"let it go on: {steps.on}, or {longer}" if steps.on else longer
     if issue.code == "model_not_found":
-        return f"name a model that the provider has: {again} --model ID"
+        return f"name a model that the provider has: {steps.model}"
     if issue.code == CONVERSATION_REFUSED:
         option = f"providers.{provider or 'NAME'}.options.conversation_dialect"
-        return f"if the model is one of Mistral's, say so with: lash config set {option} mistral, then: {again}"
+        return f"if the model is one of Mistral's, say so with: lash config set {option} mistral, then: {steps.anew}"
     if issue.code == FOREIGN_REASONING:
         option = f"providers.{provider or 'NAME'}.options.replay_reasoning"
-        return f"leave out the reasoning that it cannot read with: lash config set {option} false, then: {again}"
+        return f"leave out the reasoning that it cannot read with: lash config set {option} false, then: {steps.anew}"
     if issue.code == NO_NETWORK:
-        return f"set that right or unset it, then: {again}"
+        return f"set that right or unset it, then: {steps.anew}"
     if issue.code in WRONG_ADDRESS:
         return f"check the address and the kind of the provider with: lash provider test {provider or 'NAME'}"
-    if is_kept and issue.provider_failure_kind == "validation" and issue.code not in _REFUSED_HERE:
-        back = f"lash tree {result.session_id}, then: lash rewind {result.session_id} --to ID"
-        return f"if it is for what was said or attached last, which every request repeats, go back before it: {back}"
+    if steps.back is not None and issue.provider_failure_kind == "validation" and issue.code not in _REFUSED_HERE:
+        what = "if it is for what was said or attached last, which every request repeats"
+        return f"{what}, go back before it: {steps.back}"
     return None
 
 

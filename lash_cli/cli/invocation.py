@@ -141,16 +141,16 @@ class Invocation:
             warn(warning)
         return settings
 
-    def commands_here(self, text: str) -> str:
+    def commands_here(self, text: str, *, before: str = "") -> str:
         """`text` with every command it names made one of the home, database and profile of this invocation, so that it
-        works when it is pasted (contract 08 §6.2). What names them already, what is quoted, and what says none stays as
-        it is."""
+        works when it is pasted (contract 08 §6.2), with `before` before it. What names them already, what is quoted,
+        and what says none stays as it is."""
         places = self.options.places()
-        if not places:
+        if not places and not before:
             return text
         from lash_cli.views.shell_words import shell_word
 
-        here = " ".join(["lash", *map(shell_word, places), ""])
+        here = " ".join([f"{before}lash", *map(shell_word, places), ""])
         return re.sub(_NAMED_COMMAND, lambda found: here if found[0] == "lash " else found[0], text)
 
     @property

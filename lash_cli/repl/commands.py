@@ -132,7 +132,8 @@ class Commands:
             case _:
                 words = (*command.verb, *slash.words_of(rest))
                 if command.name in slash.ENDING_COMMANDS and not rest.startswith("-") and rest:
-                    raise UsageError(f"/{command.name} is about this session", hint=f"in a shell: lash {command.name}")
+                    another = f"for another: lash {command.name} SESSION"
+                    raise UsageError(f"/{command.name} is about this session", hint=another)
                 client.call_aside(self._verb(words, is_interactive=command.is_interactive))
 
     async def _verb(self, words: Sequence[str], *, is_interactive: bool) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from lash_cli.core.content import AttachmentItem, TurnInput
 from lash_cli.core.observation import SessionCursor, SessionObservationEvent
+from lash_cli.core.outcome import TurnResult
 from lash_cli.core.policy import ModelSpec, PromptLayer
 from lash_cli.core.tools import ToolCall, ToolManifest
 from lash_cli.errors import LashError
@@ -81,7 +82,12 @@ class Desk(Protocol):
         ...
 
     def error_text(self, error: LashError) -> str:
-        """An error as people read it: message and hint, safe for a terminal."""
+        """An error as people read it: message and hint, safe for a terminal. A command in the hint begins with `!`, as
+        it is typed in the chat."""
+        ...
+
+    def turn_error(self, result: TurnResult, provider: str) -> LashError | None:
+        """What a turn at `provider` failed with, and what its person can do here; None for one that did not."""
         ...
 
 

@@ -27,11 +27,12 @@ from lash_cli.core.observation import (
     SessionObservationEvent,
     StateCommitted,
 )
-from lash_cli.core.outcome import TurnOutcome
+from lash_cli.core.outcome import Stopped, TurnOutcome
 from lash_cli.errors import LashError, NotFoundError
 from lash_cli.repl.desk import Desk, Face, Recorder
 from lash_cli.runtime.observing import ObservedEvent, ObservedGap, SessionObservation
 from lash_cli.runtime.state import SessionReadView
+from lash_cli.runtime.stored_turns import stored_result
 from lash_cli.store.base import SessionRow, TurnRecord
 from lash_cli.views.chat_history import answers_in, input_text, message_blocks, user_block
 from lash_cli.views.chat_lines import Waiting
@@ -254,7 +255,16 @@ class Watch:
         answer = answer_of(outcome)
         if answer is not None:
             self.answers = [*self.answers, answer][-KEPT_ANSWERS:]
+        if isinstance(outcome, Stopped) and outcome.reason != "cancelled":
+            await self._tell_failure(turn_id, outcome)
         await self.on_turn_end(turn_id, outcome)
+
+    async def _tell_failure(self, turn_id: str, outcome: Stopped) -> None:
+        """Why a turn stopped, and what can be done about it."""
+        result = await self._patiently(partial(stored_result, self._core.store, self.session_id, turn_id))
+        error = self._desk.turn_error(result, self.row.config.provider_id) if result is not None else None
+        said = f"turn stopped: {outcome.reason}" if error is None else self._desk.error_text(error)
+        self.face.show([Block("error", said)])
 
     async def _show_inputs(self, input_ids: tuple[str, ...]) -> None:
         for input_id in input_ids:

@@ -4,6 +4,7 @@ Pure. A block is given out once and never taken back, so it may go to the
 scrollback; what still grows stands in `lines` until it is complete. A retry
 removes the growing text before it gets there. Of a turn whose beginning was
 not seen nothing is given out before its end, when the whole answer is known.
+Why a turn stopped is for whoever knows what can be done about it.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ class ChatPicture:
                 return [*self._settled(), Block("tool", self._completed(event))]
             case RetryWait():
                 return [Block("note", event_line(event, self._clean) or "")]
-            case ErrorShown(issue=issue):
+            case ErrorShown(issue=issue) if not issue.blocking:
                 return [*self._settled(), Block("error", self._clean(issue.message))]
             case TurnFinished(outcome=outcome):
                 return self._ended(outcome)
@@ -153,9 +154,8 @@ class ChatPicture:
             blocks.append(Block("assistant", self._clean(answer)))
         elif answer is None and said and not self._is_whole:
             blocks.append(Block("assistant", self._clean(said)))
-        if isinstance(outcome, Stopped):
-            words = "cancelled" if outcome.reason == "cancelled" else f"stopped: {outcome.reason}"
-            blocks.append(Block("note" if outcome.reason == "cancelled" else "error", f"turn {words}"))
+        if isinstance(outcome, Stopped) and outcome.reason == "cancelled":
+            blocks.append(Block("note", "turn cancelled"))
         self._begin(None, is_whole=False)
         return blocks
 

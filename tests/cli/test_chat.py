@@ -466,7 +466,7 @@ def test_a_failed_turn_holds_what_waits_until_it_is_sent(chat, lash, gate) -> No
     one.press("for later\t")
     one.wait_for("◇ queued for next turn · 1")
     gate.touch()
-    one.wait_for("turn stopped: provider_error")
+    one.wait_for("error: loopback: scripted failure auth")
     one.wait_for("1 queued: Enter send now")
     one.wait_for("held")
     assert "held" in lash("work", "s", "--until-empty").err

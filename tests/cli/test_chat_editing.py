@@ -224,7 +224,7 @@ def test_a_session_that_is_closed_is_not_gone_on_in_and_the_chat_stays(chat, las
     one = chat()
     one.press("/switch delta\r")
     one.wait_for("session delta is closed")
-    one.wait_for("hint: reopen it with: lash resume delta")
+    one.wait_for("hint: reopen it with: !lash resume delta")
     one.press("still here\r")
     one.wait_for("You said: still here")
     one.wait_for("│ idle")

@@ -1,0 +1,60 @@
+"""`lash chat` when a turn fails: why, and what can be typed about it here (contract 08 §6.4, §7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.chat import Chat
+from support.error_world import CANARY
+from support.wire import ThreadedChatServer, error_reply
+
+FACES = pytest.mark.parametrize(("args", "prompt"), [((), "fjord ❯"), (("--plain",), "status: idle")])
+KEY_REFUSED = {"error": {"message": "Incorrect key \x1b]0;owned\x07.", "type": "x", "code": "invalid_api_key"}}
+SPACES = str.maketrans("", "", " \n")
+
+
+def shows(chat: Chat, words: str) -> bool:
+    """Whether it was shown, wherever the lines were broken."""
+    return words.translate(SPACES) in chat.everything.translate(SPACES)
+
+
+@FACES
+@pytest.mark.parametrize(
+    ("text", "message", "step"),
+    [
+        ("!fail quota", "the turn stopped (provider_error): loopback: scripted failure quota", "/set provider=NAME"),
+        ("!fail context_overflow", "scripted failure context_overflow", "make it shorter with: /compact, or"),
+        ("!fail content_filter", "scripted failure content_filter", "go back before it: /rewind ?"),
+        ("!fail network", "error: loopback: scripted failure network", "run it again: /retry"),
+        ('!tool glob {"pattern":"*"}', "the turn stopped (max_turns)", "/set max_steps=N before it"),
+    ],
+)
+def test_a_turn_that_failed_tells_why_and_what_to_type_about_it(
+    chat: Callable[..., Chat], lash: Any, args: tuple[str, ...], prompt: str, text: str, message: str, step: str
+) -> None:
+    assert lash("set", "s", "max_steps=1").code == 0
+    one = chat(*args, prompt=prompt)
+    one.press(f" {text}\r")
+    one.wait_until(lambda: shows(one, f"{message} hint: ") and shows(one, step))
+    assert one.everything.translate(SPACES).count(message.translate(SPACES)) == 1
+    one.press("\x04")
+    assert one.ended() == 0
+    assert message.removeprefix("error: ") in lash("turn", "s", text).err
+
+
+@FACES
+def test_a_refused_key_tells_where_it_is_set_and_no_word_of_a_provider_reaches_the_terminal(
+    chat: Callable[..., Chat], lash: Any, args: tuple[str, ...], prompt: str
+) -> None:
+    with ThreadedChatServer([], default=error_reply(401, KEY_REFUSED)) as server:
+        assert lash("provider", "add", "mine", "--base-url", server.base_url, "--key", "keys:mine").code == 0
+        assert lash("key", "set", "mine", "--stdin", input=CANARY).code == 0
+        assert lash("set", "s", "provider=mine", "model=m").code == 0
+        one = chat(*args, prompt=prompt, NO_PROXY="*")
+        one.press("hello\r")
+        one.wait_until(lambda: shows(one, "store a key that is valid here: !lash key set mine, then: /exit"))
+        assert shows(one, "Incorrect key") and b"\x1b]0;" not in one.written
+        one.press("\x04")
+        assert one.ended() == 0
