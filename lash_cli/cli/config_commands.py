@@ -76,6 +76,7 @@ def unset(
 
     What is in force then is the next in line; see it with: lash config get KEY
     """
+    current().stand_alone()
     from lash_cli.settings import editing
 
     paths = current().paths
@@ -134,6 +135,7 @@ def set_value(
     written here, only where it is kept: keys:NAME, env:NAME, file:PATH,
     cmd:COMMAND or keyring:NAME. A key of a profile is profiles.NAME.KEY.
     """
+    current().stand_alone()
     from lash_cli.settings import editing
 
     stored = editing.set_value(current().paths, key, value, check=_check_of(key))

@@ -34,6 +34,7 @@ def command() -> int:
     It is checked before it replaces the old one; one with a mistake is kept
     beside it, and nothing changes.
     """
+    current().stand_alone()
     if not current().can_ask:
         raise UsageError("an editor needs a terminal", code="not_a_tty", hint="use: lash config set KEY VALUE")
     paths = current().paths

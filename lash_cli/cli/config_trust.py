@@ -33,6 +33,7 @@ def command(
     their keys are sent among it. Asks first; --yes answers. A file that changes
     has to be trusted again.
     """
+    current().stand_alone()
     from lash_cli.settings.trust import distrust, read_trusted
 
     if list_all:

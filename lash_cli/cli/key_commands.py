@@ -132,6 +132,7 @@ def path() -> int:
 
 def remove_key(name: Annotated[str, typer.Argument(metavar="NAME", help="As `lash key ls` shows it.")]) -> int:
     """Forget a stored key, in the file or in the keyring."""
+    current().stand_alone()
     try:
         source = keys.forget_key(current().paths, name)
     except LashError:

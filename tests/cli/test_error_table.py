@@ -421,6 +421,18 @@ def test_what_this_command_says_of_the_configuration_is_checked_by_readers_too(
     assert option[1].partition("=")[0] in error["message"]
 
 
+def test_what_was_done_beside_a_wrong_configuration_is_not_told_to_have_failed(world: ErrorWorld) -> None:
+    wrong = ("-c", "defaults.modle=x")
+    for arguments in (
+        ("config", "set", "lease.ttl_ms", "9000", *wrong),
+        ("config", "unset", "lease.ttl_ms", *wrong),
+        ("config", "trust", "--revoke", str(world.home), *wrong),
+        ("key", "rm", "mine", *wrong),
+    ):
+        done = world.lash(*arguments)
+        assert (done.code, done.err.count("error:")) == (0, 0), (arguments, done.err)
+
+
 def test_the_help_and_the_version_need_no_configuration(world: ErrorWorld) -> None:
     world.configure(more="\n[defaults\n")
     for arguments in (("--version",), ("--help",), ("turn", "--help"), ("config", "path", "-o", "json")):
