@@ -22,7 +22,7 @@ from lash_cli.cli.invocation import current
 from lash_cli.cli.out_files import check_writable, named_file
 from lash_cli.cli.output import emit_one, safe, say, warn
 from lash_cli.cli.progress import progress
-from lash_cli.errors import UsageError
+from lash_cli.errors import StoreReadOnly, UsageError
 from lash_cli.paths import absolute, ensure_private_directory
 from lash_cli.system import SystemClock
 from lash_cli.views.counts import counted
@@ -89,7 +89,12 @@ def backup(
         check_writable(named_file(out, "--out"))
     target = Path(absolute(out)) if out is not None else copy_place()
     with progress("copying the database"):
-        copy = back_up(place, target)
+        try:
+            copy = back_up(place, target)
+        except StoreReadOnly as error:
+            if out is not None:
+                error.hint = "name a file in another directory with --out"  # no home chooses that place
+            raise
     document = {
         "id": str(copy.file),
         "file": str(copy.file),

@@ -88,6 +88,12 @@ def test_a_place_of_somebody_else_is_a_matter_of_permissions_for_every_verb(seed
     assert done.error["hint"].startswith("name a file where you may write")
 
 
+def test_a_copy_that_its_place_does_not_take_after_all_is_named_another_one(seeded: Path) -> None:
+    """No mode says of this place that it takes no file."""
+    done = run_lash(("db", "backup", "--out", "/proc/copy.db", "-o", "json"), home=seeded / "home")
+    assert done.code != 0 and done.error["hint"].startswith("name a"), done.err
+
+
 def test_a_disk_that_is_only_read_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = os.statvfs(tmp_path)
     read_only = os.statvfs_result((*disk[:8], disk.f_flag | os.ST_RDONLY, disk[9]))
