@@ -295,6 +295,7 @@ EFFECT = (
         ("record_undecodable", "UPDATE nodes SET caused_by = '{'"),
         ("blob_missing", "DELETE FROM blobs"),
         ("blob_changed", "UPDATE blobs SET content = x'00'"),
+        ("summary_missing", "UPDATE turns SET summary = NULL"),
         ("input_stuck", "UPDATE inputs SET turn_id = 'gone', state = 'deferred_next_turn'"),
         ("batch_stuck", WORK.format("'[]'", "NEVER_MERGED", "'gone'")),
         ("record_undecodable", WORK.format("'{'", "NEVER_MERGED", "NULL")),

@@ -72,6 +72,11 @@ WHERE EXISTS (SELECT 1 FROM nodes n WHERE n.place {sql_places("s.session_key")}
 _USED_TWICE = (
     "SELECT session_id, 'deleted before' FROM sessions WHERE session_id IN (SELECT session_id FROM deleted_sessions)"
 )
+# Design §3: a turn that is committed has ended, and its summary says how.
+_SUMMARY_MISSING = """
+SELECT s.session_id, t.turn_id FROM turns t JOIN sessions s ON s.session_key = t.session_key
+WHERE t.state = 'committed' AND t.summary IS NULL
+"""
 # Contract 02 §1, §3: a pending row that names a turn is held by it, so the turn is there and unfinished.
 _HELD_BY_NOBODY = """
 SELECT s.session_id, r.{name} FROM {table} r JOIN sessions s ON s.session_key = r.session_key
@@ -298,6 +303,7 @@ _RULES: Final[tuple[Callable[[sqlite3.Connection], Iterator[Broken]], ...]] = (
     _selected("frame_missing", _FRAME_MISSING),
     _selected("seq_reused", _SEQ_REUSED),
     _selected("id_used_twice", _USED_TWICE),
+    _selected("summary_missing", _SUMMARY_MISSING),
     _selected("input_stuck", _HELD_BY_NOBODY.format(table="inputs", name="input_id")),
     _selected("batch_stuck", _HELD_BY_NOBODY.format(table="queued_work", name="batch_id")),
     _selected("blob_missing", _BYTES_MISSING),
