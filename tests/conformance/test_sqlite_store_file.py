@@ -583,3 +583,17 @@ def test_the_nodes_and_the_components_of_a_commit_count_together_to_the_byte(mon
     with pytest.raises(ConflictError) as caught:
         commit.prepare(proposal)
     assert caught.value.code == "commit_too_large"
+
+
+def test_who_runs_out_of_room_is_told_to_make_some_and_to_look(database_path: Path) -> None:
+    with contextlib.closing(Database.open(database_path, clock=ManualClock())) as database:
+
+        def fill(connection: sqlite3.Connection) -> None:
+            connection.execute("PRAGMA max_page_count = 1")  # no less than there are
+            for number in range(10_000):
+                connection.execute(_INSERT, (f"s-{number}",))
+
+        with pytest.raises(StoreError) as full:
+            database.write_sync(fill, durable=True)
+    assert full.value.message == f"{database_path}: database or disk is full; make room there"
+    assert (full.value.ambiguous, full.value.hint) == (True, "look before retrying: lash ls")

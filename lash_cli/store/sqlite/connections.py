@@ -144,7 +144,8 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
     if primary in _CORRUPT_CODES or str(error).startswith((*_MISSING_PARTS, _DAMAGED_TEXT)):
         reason = str(error).partition(_WHAT_IT_IS)[0]
         return StoreUnusable(f"{path} is damaged or not a database: {reason}", code="store_corrupt")
-    return StoreError(f"{path}: {error}")
+    # That is said beside the hint: the outcome is unknown all the same, and somebody is to look first.
+    return StoreError(f"{path}: {error}{'; make room there' if primary == sqlite3.SQLITE_FULL else ''}")
 
 
 def too_new(path: StrPath, version: int, *, hint: str) -> StoreUnusable:
