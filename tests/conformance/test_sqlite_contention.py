@@ -32,6 +32,7 @@ from lash_cli.store.conformance import builders as make
 from lash_cli.store.conformance.clock import ManualClock
 from lash_cli.store.queueing import CheckpointClaims
 from lash_cli.store.sqlite import log as log_module
+from lash_cli.store.sqlite.connections import map_error
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.store import SqliteStore
 from lash_cli.system import SystemClock, SystemIds
@@ -299,6 +300,32 @@ def test_an_index_of_the_log_that_a_full_disk_does_not_take_is_told_as_that(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (caught.value.code, caught.value.ambiguous) == ("output_not_written", False)
     assert caught.value.hint == "make room there, then try again" and os.strerror(errno.ENOSPC) in caught.value.message
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_an_index_that_cannot_grow_says_nothing_of_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_index: bool
+) -> None:
+    path = tmp_path / "lash.db"
+    path.touch()
+    (tmp_path / "lash.db-shm").write_bytes(bytes(32_768 if has_index else 0))
+    room = os.statvfs(path)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result((*room[:4], 7, *room[5:])))
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    assert map_error(error, path).ambiguous == has_index
+
+
+def test_a_new_database_that_the_disk_has_no_room_for_is_no_matter_of_permissions(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(LashError) as caught:
+        Database.open(tmp_path / "lash.db", clock=clock)
+    assert (caught.value.code, caught.value.hint) == ("output_not_written", "make room there, then try again")
 
 
 def test_a_read_only_directory_without_a_database_is_refused_and_stays_empty(private: Path, clock: ManualClock) -> None:

@@ -210,7 +210,8 @@ def test_a_store_that_was_opened_before_a_fork_is_refused_in_the_child_and_stays
         timeout=60,
         check=False,
     )
-    assert done.stdout.split() == ["turn:store_forked", "open:store_forked", "own:1", "0", "parent:2"], done.stderr
+    refused = [f"{what}:store_forked:False" for what in ("turn", "open")]
+    assert done.stdout.split() == [*refused, "own:1", "0", "parent:2"], done.stderr
 
 
 def test_a_child_has_nothing_open_of_what_its_parent_synced(tmp_path) -> None:
@@ -265,7 +266,7 @@ async def in_child(core, session):
         try:
             await asyncio.wait_for(asked(), 20)
         except LashError as error:
-            print(f"{what}:{error.code}", flush=True)
+            print(f"{what}:{error.code}:{error.ambiguous}", flush=True)
     await asyncio.wait_for(core.aclose(), 20)
     async with made() as own:
         print(f"own:{(await turn(own, 'child')).read_view().turn_index}", flush=True)
