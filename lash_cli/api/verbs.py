@@ -197,10 +197,11 @@ class QueueVerbs:
         self._check_open()
         if isinstance(batch_ids, str):
             raise UsageError("the batches of a queued turn are a list of their ids, not one of them")
-        for given in (*batch_ids, drain_id):
+        named = tuple(batch_ids)
+        for given in (*named, drain_id):
             require_named("an id of a queued turn", given)
         require_limits(max_turns, timeout_ms=timeout_ms)
-        selection = DrainSelection(batch_ids=tuple(batch_ids))
+        selection = DrainSelection(batch_ids=named)
         request = TurnRequest(None, max_turns=max_turns, timeout_ms=timeout_ms, drain=selection, drain_id=drain_id)
         return QueuedTurnBuilder(self._run, request)
 

@@ -186,6 +186,9 @@ async def test_what_is_read_once_is_checked_and_used_too(make_core) -> None:
         asked = (Message("1", Role.USER, (TextPart(said),)) for said in ("hi", "you"))
         answer = await session.direct_completion(DirectRequest(asked))
         assert answer.response.full_text == "fine"
+        await session.enqueue("three")
+        assert await session.queued_turn(named for named in ("b_1", "b_2")).run() is None, "nothing of that name waits"
+        assert len(await core.queue(S).pending_inputs()) == 1
 
 
 @pytest.mark.parametrize("way", ["a turn", "a turn with several", "a pass over the queue"])
