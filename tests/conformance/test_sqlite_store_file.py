@@ -597,3 +597,17 @@ def test_who_runs_out_of_room_is_told_to_make_some_and_to_look(database_path: Pa
             database.write_sync(fill, durable=True)
     assert full.value.message == f"{database_path}: database or disk is full; make room there"
     assert (full.value.ambiguous, full.value.hint) == (True, "look before retrying: lash ls")
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm"])
+def test_what_stands_beside_a_file_that_may_be_written_is_not_told_as_a_directory_that_may_not(
+    database_path: Path, open_store: OpenStore, ending: str
+) -> None:
+    open_store().close()
+    database_path.with_name(database_path.name + ending).mkdir()
+    with (
+        pytest.raises(StoreReadOnly) as refused,
+        contextlib.closing(Database.open(database_path, clock=ManualClock())) as database,
+    ):
+        database.write_sync(lambda connection: connection.execute(_INSERT, ("s",)).rowcount, durable=True)
+    assert str(refused.value.hint).startswith("it may be written there: a file beside it is in the way, or the disk")

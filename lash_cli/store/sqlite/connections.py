@@ -137,6 +137,11 @@ def map_error(error: sqlite3.Error, path: StrPath) -> LashError:
             else "even reading needs a directory that can be written: copy it to one"
         )
         hint = readable_hint(path) or f"{elsewhere}, and name the copy with --db FILE"
+        as_effective = os.access in os.supports_effective_ids
+        places = (path, os.path.dirname(os.path.realpath(path)))
+        if all(os.access(place, os.W_OK, effective_ids=as_effective) for place in places):
+            # SQLite does not say more: a log of somebody else, or a disk that makes no file.
+            hint = "it may be written there: a file beside it is in the way, or the disk fails; see: lash doctor"
         return StoreReadOnly(f"{path} cannot be opened or written: {error}", hint=hint)
     if str(error).startswith(_MISSING_PARTS) and (version := _version(path)) > SCHEMA_VERSION:
         hint = "a newer lash brought it up to date meanwhile: start again, and should this be said again, update lash"
