@@ -148,7 +148,7 @@ class ChatPicture:
         said = self._call_text.strip()
         blocks = self._settled()
         answer = answer_of(outcome)
-        if answer == "" and not said:
+        if answer is not None and not (answer.strip() or said):
             blocks.append(Block("note", WITHOUT_A_WORD))
         elif answer is not None and (answer.strip() != said or not self._is_whole):
             blocks.append(Block("assistant", self._clean(answer)))

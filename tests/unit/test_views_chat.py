@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lash_cli.core.activity import (
     AssistantProseDelta,
     ModelAttemptReset,
@@ -66,10 +68,11 @@ def test_of_a_turn_whose_beginning_was_missed_the_whole_answer_is_given_out_at_i
     ]  # fmt: skip
 
 
-def test_a_turn_that_ends_without_a_word_says_so() -> None:
+@pytest.mark.parametrize("answer", ["", "\n\n"], ids=["nothing", "blank lines"])
+def test_a_turn_that_ends_without_a_word_says_so(answer: str) -> None:
     picture = ChatPicture(safe_text)
-    thought = (TurnStarted("prompt"), ModelRequestStarted(0), ReasoningShown("hmm"))
-    assert played(picture, *thought, finished("")) == [Block("note", WITHOUT_A_WORD)]
+    thought = (TurnStarted("prompt"), ModelRequestStarted(0), ReasoningShown("hmm"), AssistantProseDelta(answer))
+    assert played(picture, *thought, finished(answer)) == [Block("note", WITHOUT_A_WORD)]
 
 
 def test_a_tool_runs_in_the_lines_and_ends_as_a_block_and_a_cancelled_turn_says_so() -> None:
