@@ -19,6 +19,7 @@ from lash_cli.api.session import LashSession
 from lash_cli.core.outcome import TurnOutcome
 from lash_cli.errors import ConflictError, LashError, SessionExecutionBusy
 from lash_cli.repl import rules
+from lash_cli.repl.asides import Asides
 from lash_cli.repl.desk import Desk, Face
 from lash_cli.repl.driving import Ending, OwnTurns, ending_of
 from lash_cli.repl.outbox import Outbox
@@ -79,7 +80,7 @@ class ChatClient(Sending):
         self._queue = core.queue(watch.session_id)
         self._calls: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
         # What may take long and needs no order with what is sent: shell verbs, the editor.
-        self._asides: asyncio.Queue[Coroutine[Any, Any, None]] = asyncio.Queue()
+        self.asides = Asides(self.tell, self.tell_error, lambda: self.face.refresh())
         # What does not wait its turn; the loop alone keeps no task alive.
         self._spawned: set[asyncio.Task[None]] = set()
         self._stopped = asyncio.Event()
@@ -116,8 +117,8 @@ class ChatClient(Sending):
                 face.run(),
                 self.watch.follow(),
                 self._keep_looking(),
-                self._carry_out(self._calls),
-                self._carry_out(self._asides),
+                self._carry_out(),
+                self.asides.run(),
                 self._until_stopped(),
             )
         ]
@@ -133,10 +134,10 @@ class ChatClient(Sending):
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
-            for queue in (self._calls, self._asides):
-                while not queue.empty():
-                    # What it would have sent is still on its way: the next chat finds it.
-                    queue.get_nowait().close()
+            while not self._calls.empty():
+                # What it would have sent is still on its way: the next chat finds it.
+                self._calls.get_nowait().close()
+            self.asides.close()
             self.outbox.leave()
         for task in done:
             if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, EOFError):
@@ -171,9 +172,9 @@ class ChatClient(Sending):
     async def _until_stopped(self) -> None:
         await self._stopped.wait()
 
-    async def _carry_out(self, calls: asyncio.Queue[Coroutine[Any, Any, None]]) -> None:
+    async def _carry_out(self) -> None:
         while True:
-            call = await calls.get()
+            call = await self._calls.get()
             try:
                 await call
             except LashError as error:
@@ -200,10 +201,6 @@ class ChatClient(Sending):
     def call(self, work: Coroutine[Any, Any, None]) -> None:
         """Have `work` done after everything that was asked for before it."""
         self._calls.put_nowait(work)
-
-    def call_aside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have `work` done beside everything else, after what was called aside before it."""
-        self._asides.put_nowait(work)
 
     def tell(self, text: str) -> None:
         """A note on this screen."""
@@ -255,6 +252,7 @@ class ChatClient(Sending):
             since_interrupt_s=now - self._interrupted_at,
             waiting=len(self.watch.waiting),
             own_next=len(self._own_next()),
+            has_aside=self.asides.is_running,
         )
 
     @property
@@ -395,6 +393,7 @@ class ChatClient(Sending):
             Do.CANCEL: self.cancel,
             Do.INSIST: self.insist,
             Do.ABANDON: lambda: self.stop("abandoned", status=130),
+            Do.STOP_ASIDE: self.asides.stop,
             Do.WARN_QUIT: self.warn_quit,
             Do.QUIT: lambda: self.stop("quit"),
             Do.SEND: lambda: self.submit(text),

@@ -89,7 +89,7 @@ class Commands:
             case "queue":
                 oldest = next((waiting.input_id for waiting in client.watch.waiting if not waiting.is_now), None)
                 words, is_interactive = slash.queue_verb(rest, oldest)
-                client.call_aside(self._verb(words, is_interactive=is_interactive))
+                self._aside_verb(call, words, is_interactive=is_interactive)
             case "later":
                 client.queue_next(_required(command, rest))
             case "back":
@@ -117,12 +117,12 @@ class Commands:
             case "attach":
                 self._attach_file(rest)
             case "export":
-                client.call_aside(self._verb(slash.export_verb(rest), is_interactive=False))
+                self._aside_verb(call, slash.export_verb(rest))
             case "compact":
                 # What the summary is about is one argument, whatever it says.
-                client.call_aside(self._verb((*command.verb, *filter(None, [rest])), is_interactive=False))
+                self._aside_verb(call, (*command.verb, *filter(None, [rest])))
             case "btw":
-                client.call_aside(self._aside(_required(command, rest)))
+                client.asides.call(self._aside(_required(command, rest)), f"/btw {rest}")
             case "model":
                 client.call(self._model(rest))
             case "system":
@@ -134,7 +134,11 @@ class Commands:
                 if command.name in slash.ENDING_COMMANDS and not rest.startswith("-") and rest:
                     another = f"for another: lash {command.name} SESSION"
                     raise UsageError(f"/{command.name} is about this session", hint=another)
-                client.call_aside(self._verb(words, is_interactive=command.is_interactive))
+                self._aside_verb(call, words, is_interactive=command.is_interactive)
+
+    def _aside_verb(self, call: Call, words: Sequence[str], *, is_interactive: bool = False) -> None:
+        work = self._verb(words, is_interactive=is_interactive)
+        self._client.asides.call(work, f"/{call.command.name} {call.rest}".rstrip(), has_terminal=is_interactive)
 
     async def _verb(self, words: Sequence[str], *, is_interactive: bool) -> None:
         client = self._client
@@ -234,7 +238,9 @@ class Commands:
         if not line:
             raise UsageError("there is no shell command to run", hint="for example: !ls")
         self._last_shell = line
-        self._client.call_aside(self._run_shell(line, attaches=shell.line is None))
+        attaches = shell.line is None
+        work = self._run_shell(line, attaches=attaches)
+        self._client.asides.call(work, f"{'!!' if attaches else '!'}{line}", has_terminal=not attaches)
 
     async def _run_shell(self, line: str, *, attaches: bool) -> None:
         client = self._client

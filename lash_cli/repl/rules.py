@@ -26,6 +26,7 @@ class Do(StrEnum):
     CANCEL = "cancel"
     INSIST = "insist"
     ABANDON = "abandon"
+    STOP_ASIDE = "stop_aside"
     WARN_QUIT = "warn_quit"
     QUIT = "quit"
     ASK_LEAVE = "ask_leave"
@@ -48,6 +49,7 @@ class Moment(NamedTuple):
     `turn` says who runs a turn: nobody, this chat, another process, or one
     that is gone (`stuck`). `interrupts` counts the Ctrl-C since the turn was
     asked to stop; `since_interrupt_s` is how long the last Ctrl-C ago is.
+    `has_aside` says that a command runs beside the chat.
     """
 
     has_draft: bool = False
@@ -59,6 +61,7 @@ class Moment(NamedTuple):
     since_interrupt_s: float = float("inf")
     waiting: int = 0
     own_next: int = 0
+    has_aside: bool = False
 
     @property
     def is_running(self) -> bool:
@@ -67,7 +70,8 @@ class Moment(NamedTuple):
 
 
 def on_interrupt(moment: Moment, order: CtrlCOrder = "draft-first") -> Do:
-    """Ctrl-C: what is open, then the draft, then the turn, then the chat. `order` may put the turn before the draft."""
+    """Ctrl-C: what is open, then the draft, then the turn, then what runs beside it, then the chat. `order` may put the
+    turn before the draft."""
     if moment.has_popup:
         return Do.CLOSE_POPUP
     if moment.has_panel:
@@ -80,6 +84,8 @@ def on_interrupt(moment: Moment, order: CtrlCOrder = "draft-first") -> Do:
         if moment.since_interrupt_s > AGAIN_WITHIN_S:
             return Do.CANCEL
         return Do.INSIST if moment.interrupts < 2 else Do.ABANDON
+    if moment.has_aside:
+        return Do.STOP_ASIDE
     return Do.QUIT if moment.since_interrupt_s <= AGAIN_WITHIN_S else Do.WARN_QUIT
 
 

@@ -21,10 +21,10 @@ from lash_cli.repl.pastes import expanded, is_folded, normalised, placeholder
 from lash_cli.repl.rules import Do, Moment
 
 MOMENTS = [
-    Moment(draft, popup, panel, turn, cancelling, interrupts, since, waiting, own)
-    for draft, popup, panel, turn, cancelling, interrupts, since, waiting, own in product(
+    Moment(draft, popup, panel, turn, cancelling, interrupts, since, waiting, own, aside)
+    for draft, popup, panel, turn, cancelling, interrupts, since, waiting, own, aside in product(
         (False, True), (False, True), (False, True), ("none", "own", "foreign", "stuck"), (False, True),
-        (0, 1, 2), (0.5, 10.0), (0, 2), (0, 1),
+        (0, 1, 2), (0.5, 10.0), (0, 2), (0, 1), (False, True),
     )
 ]  # fmt: skip
 DESTROYING = {Do.CANCEL, Do.INSIST, Do.ABANDON, Do.QUIT}
@@ -51,6 +51,13 @@ def test_three_ctrl_c_cancel_insist_and_leave() -> None:
     assert rules.on_interrupt(moment._replace(interrupts=2)) is Do.ABANDON
     # Slow ones are requests of their own.
     assert rules.on_interrupt(moment._replace(since_interrupt_s=3.0)) is Do.CANCEL
+
+
+def test_ctrl_c_stops_what_runs_beside_the_chat_when_nothing_else_is_to_be_stopped() -> None:
+    for moment in MOMENTS:
+        is_first = moment.has_draft or moment.has_popup or moment.has_panel or moment.is_running
+        stops = moment.has_aside and not is_first
+        assert (rules.on_interrupt(moment) is Do.STOP_ASIDE) is stops, moment
 
 
 def test_esc_never_touches_a_draft_and_never_quits() -> None:
