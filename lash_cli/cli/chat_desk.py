@@ -151,7 +151,7 @@ class ChatDesk:
         """See `Desk`."""
         from lash_cli.cli.head_moves import undo_command
 
-        return undo_command(move)
+        return f"!{undo_command(move)}"
 
     async def find(self, store: RuntimePersistence, reference: str) -> str:
         """See `Desk`."""

@@ -73,7 +73,7 @@ class Desk(Protocol):
         ...
 
     def undo(self, move: HeadMove) -> str:
-        """The shell command that moves the head back."""
+        """The shell command that moves the head back, with the `!` it is typed with in the chat."""
         ...
 
     async def find(self, store: RuntimePersistence, reference: str) -> str:

@@ -30,7 +30,7 @@ def test_a_rewind_makes_the_message_a_draft_and_a_retry_says_the_last_one_again(
     one.wait_for("[2] first thing")
     one.press("2")
     one.wait_for(f"{PROMPT} first thing")
-    one.wait_for("back to it: lash rewind s --to ")
+    one.wait_for("back to it: !lash rewind s --to ")
     one.press(" but better\r")
     one.wait_for("You said: first thing but better")
     one.wait_for("│ idle")
