@@ -39,9 +39,8 @@ def test_a_turn_that_failed_tells_why_and_what_to_type_about_it(
     one.press(f" {text}\r")
     one.wait_until(lambda: shows(one, f"{message} hint: ") and shows(one, step))
     assert one.everything.translate(SPACES).count(message.translate(SPACES)) == 1
-    one.press("\x04")
-    assert one.ended() == 0
-    assert message.removeprefix("error: ") in lash("turn", "s", text).err
+    # The chat stays: leaving it asks first while its turn is being put away, which may be behind what it tells.
+    assert message.removeprefix("error: ") in lash("turn", "s", text, "--if-busy", "wait=60s").err
 
 
 @FACES
@@ -56,5 +55,3 @@ def test_a_refused_key_tells_where_it_is_set_and_no_word_of_a_provider_reaches_t
         one.press("hello\r")
         one.wait_until(lambda: shows(one, "store a key that is valid here: !lash key set mine, then: /exit"))
         assert shows(one, "Incorrect key") and b"\x1b]0;" not in one.written
-        one.press("\x04")
-        assert one.ended() == 0
