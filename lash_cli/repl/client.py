@@ -182,18 +182,17 @@ class ChatClient(Sending):
             self.face.refresh()
 
     async def _keep_looking(self) -> None:
-        """A lease runs down and a holder dies without a word."""
+        """A lease runs down, a holder dies without a word, and the end of a turn may be among what was missed."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self.watch.running is None and self.watch.row.running_turn_id is None and not self.watch.waiting:
-                continue
-            try:
-                await self.watch.look()
-            except LashError as error:
-                if not error.retryable:
-                    raise
-                self.watch.tell_busy(error)
-                continue
+            if self.watch.running is not None or self.watch.row.running_turn_id is not None or self.watch.waiting:
+                try:
+                    await self.watch.look()
+                except LashError as error:
+                    if not error.retryable:
+                        raise
+                    self.watch.tell_busy(error)
+                    continue
             if self.is_cancelling and self.turn_standing() in ("none", "stuck"):
                 self._turn_is_over()
             await self._send_patient()
