@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from lash_cli.core.codec import Record
+from lash_cli.errors import SessionExecutionLeaseExpired
 
 DEFAULT_TTL_MS = 30_000
 DEFAULT_RENEW_MS = 10_000
@@ -156,3 +157,8 @@ def is_fence_live(row: LeaseRow, fence: LeaseFence, now_ms: int) -> bool:
         and (holder.owner_id, holder.incarnation_id, row.token, row.fencing_token)
         == (fence.owner_id, fence.incarnation_id, fence.lease_token, fence.fencing_token)
     )
+
+
+def lane_lost(session_id: str) -> SessionExecutionLeaseExpired:
+    """What a turn raises that notices that its lane is not its own any more."""
+    return SessionExecutionLeaseExpired(f"the lane of session {session_id} was lost", details={"session": session_id})

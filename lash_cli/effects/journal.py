@@ -46,7 +46,7 @@ from lash_cli.core.effect import (
     validate_envelope,
     validate_scope,
 )
-from lash_cli.core.lease import LeaseFence, LeaseTimings
+from lash_cli.core.lease import LeaseFence, LeaseTimings, lane_lost
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor, Ids
 from lash_cli.effects.host import (
     MS_PER_S,
@@ -432,7 +432,7 @@ class JournalScopedEffects:
     async def _finish(
         self, claim: JournalClaim, envelope: EffectEnvelope, *, outcome: bytes | None = None, error: bytes | None = None
     ) -> None:
-        """Record; raises `JournalFault` (`*_effect_replay_lease_lost`) when the row is no longer ours."""
+        """Record; raises the error of `_lease_lost` when the row is no longer ours."""
         host = self._host
         host.crash_point("before", envelope, "recorded")
         try:
@@ -460,5 +460,8 @@ class JournalScopedEffects:
             return
 
 
-def _lease_lost(host: JournalEffectHost, claim: JournalClaim) -> JournalFault:
+def _lease_lost(host: JournalEffectHost, claim: JournalClaim) -> LashError:
+    """What is raised for a claim that is not ours any more: within a lane, who loses one has lost the other too."""
+    if claim.fence is not None:
+        return lane_lost(claim.fence.session_id)
     return host.fault("lease_lost", f"the claim on {claim.replay_key} was lost; its outcome is discarded")

@@ -10,7 +10,7 @@ from lash_cli.core.effect import EffectOutcome
 from lash_cli.core.lease import LeaseTimings
 from lash_cli.core.protocols import Clock, EffectContext, EffectExecutor
 from lash_cli.effects.host import MS_PER_S
-from lash_cli.errors import JournalFault, LashError
+from lash_cli.errors import LashError
 from lash_cli.store.base import JournalClaim, JournalStore
 
 
@@ -28,9 +28,9 @@ class Renewal:
         clock: Clock,
         timings: LeaseTimings,
         claim: JournalClaim,
-        lost: Callable[[], JournalFault],
+        lost: Callable[[], LashError],
     ) -> None:
-        """`lost` makes the fault that says so."""
+        """`lost` makes the error that says so."""
         self._store = store
         self._clock = clock
         self._timings = timings
@@ -42,7 +42,7 @@ class Renewal:
         self._is_lost = False
 
     async def keep(self, run: EffectExecutor, context: EffectContext) -> EffectOutcome:
-        """Run the effect; raises `JournalFault` (`*_effect_replay_lease_lost`) when it was cut off."""
+        """Run the effect; raises the error of a lost claim when it was cut off."""
         self._effect = asyncio.current_task()
         assert self._effect is not None
         already_cancelling = self._effect.cancelling()

@@ -40,6 +40,7 @@ from lash_cli.core.effect import (
     turn_replay_key,
 )
 from lash_cli.core.head_state import TurnState
+from lash_cli.core.lease import lane_lost
 from lash_cli.core.llm import LlmCallResult, OutputSpec
 from lash_cli.core.machine import TurnMachine
 from lash_cli.core.machine_records import (
@@ -78,7 +79,6 @@ from lash_cli.runtime.cancellation import CancelCause, CancelToken
 from lash_cli.runtime.context import ShownConversation, shown_conversation
 from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.host import RuntimeHost
-from lash_cli.runtime.lane import lane_lost
 from lash_cli.runtime.model_calls import CallStopped, ModelCall, ModelEnvironment, is_stopped
 from lash_cli.runtime.phases import TurnPhase, in_phase
 from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest

@@ -12,6 +12,7 @@ import logging
 from typing import Any, TypeVar
 
 from lash_cli.alarms import alarm_after
+from lash_cli.core.lease import lane_lost
 from lash_cli.core.tools import (
     FailureClass,
     IdempotentRetry,
@@ -22,7 +23,6 @@ from lash_cli.core.tools import (
     failure,
 )
 from lash_cli.runtime.cancellation import CancelCause, CancelToken
-from lash_cli.runtime.lane import lane_lost
 from lash_cli.stragglers import end
 
 _log = logging.getLogger("lash.dispatch")

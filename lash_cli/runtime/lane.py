@@ -27,6 +27,7 @@ from lash_cli.core.lease import (
     LocalProcess,
     SessionExecutionLease,
     is_row_live,
+    lane_lost,
 )
 from lash_cli.core.protocols import CancelSignal, Clock
 from lash_cli.effects.host import first_of
@@ -88,11 +89,6 @@ def _is_left_behind(session_id: str, owner: LeaseOwnerIdentity) -> bool:
         return False
     loop_of = _LOOPS[key]
     return loop_of is None or (loop := loop_of()) is None or loop.is_closed()
-
-
-def lane_lost(session_id: str) -> SessionExecutionLeaseExpired:
-    """What a turn raises that notices that its lane is not its own any more."""
-    return SessionExecutionLeaseExpired(f"the lane of session {session_id} was lost", details={"session": session_id})
 
 
 def is_provably_dead(session_id: str, owner: LeaseOwnerIdentity) -> bool:

@@ -22,6 +22,7 @@ from lash_cli.core.effect import (
     ValueOutcome,
     child_replay_key,
 )
+from lash_cli.core.lease import lane_lost
 from lash_cli.core.protocols import AwaitEventResolver, CancelsExternalWork, EffectContext
 from lash_cli.core.tools import (
     FailControl,
@@ -48,7 +49,6 @@ from lash_cli.effects.host import resolution_of
 from lash_cli.errors import EffectError
 from lash_cli.runtime.cancellation import CancelToken
 from lash_cli.runtime.containment import kept_output
-from lash_cli.runtime.lane import lane_lost
 from lash_cli.tools.faults import ToolFault
 from lash_cli.tools.registry import ResolvedTool
 

@@ -23,7 +23,7 @@ from lash_cli.core.content import Message, TurnInput, options_over, user_message
 from lash_cli.core.delivery import TurnClaims, turn_options, work_causes, work_messages
 from lash_cli.core.effect import TurnScope
 from lash_cli.core.ingress import ingress_message_id, materialise
-from lash_cli.core.lease import LeaseOwnerIdentity
+from lash_cli.core.lease import LeaseOwnerIdentity, lane_lost
 from lash_cli.core.machine_assembly import assemble_outcome
 from lash_cli.core.machine_records import CheckpointDelivery, CheckpointEffect, DoneEffect
 from lash_cli.core.outcome import Stopped, TurnCancellationEvidence, TurnIssue, TurnResult
@@ -47,7 +47,7 @@ from lash_cli.runtime.entering import LaneEntry
 from lash_cli.runtime.frames import chain_of
 from lash_cli.runtime.gate import LocalCancel, keeper_of
 from lash_cli.runtime.host import RuntimeHost
-from lash_cli.runtime.lane import LaneGuard, lane_lost
+from lash_cli.runtime.lane import LaneGuard
 from lash_cli.runtime.phases import START_GATE, TurnPhase, in_named, in_phase
 from lash_cli.runtime.previews import PreviewPublisher
 from lash_cli.runtime.requests import DrainReason, Sink, TurnOutput, TurnRequest

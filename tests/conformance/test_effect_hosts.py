@@ -274,6 +274,27 @@ async def test_an_effect_whose_claim_is_lost_is_cut_off_and_its_outcome_discarde
     assert (await store.journal_rows(scope_key(SCOPE)))[0].status == "in_progress"
 
 
+@pytest.mark.parametrize("ends_by_itself", [True, False])
+async def test_who_loses_a_claim_within_a_lane_has_lost_the_lane(
+    store: SqliteStore, clock: ManualClock, ends_by_itself: bool
+) -> None:
+    """A machine that slept while a tool ran lost both, and that is told as everywhere else."""
+    await make.create(store, clock, SESSION)
+    fence = await take_lane(store, "one", SESSION)
+    host = JournalEffectHost(store, clock, SystemIds(), LeaseTimings(ttl_ms=30, renew_interval_ms=10))
+
+    async def asleep(context: EffectContext) -> EffectOutcome:
+        clock.tick(0.030)
+        if not ends_by_itself:
+            await asyncio.Event().wait()
+        return tool_outcome()
+
+    with pytest.raises(SessionExecutionLeaseExpired) as caught:
+        await host.scoped(SCOPE, fence=fence).execute(envelope(tool_command()), asleep)
+    assert caught.value.details == {"session": SESSION}
+    assert (await store.journal_rows(scope_key(SCOPE)))[0].status == "in_progress"
+
+
 async def test_an_effect_that_swallows_its_being_cut_off_records_nothing_either(
     store: SqliteStore, clock: ManualClock
 ) -> None:
