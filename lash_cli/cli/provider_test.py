@@ -33,8 +33,7 @@ if TYPE_CHECKING:
 PROMPT = "Reply with one word: ready"
 # Small, but enough for a model that thinks before it answers.
 OUTPUT_TOKENS = 256
-# `reset` leaves the failure of a cut answer as it is; nothing was shown that would have to be taken back.
-_ONE_ATTEMPT = {"max_attempts": 1, "throttle_wait_budget_ms": 0, "retry_after_output": "reset"}
+_ONE_ATTEMPT = {"max_attempts": 1, "throttle_wait_budget_ms": 0}
 _UNREACHABLE = frozenset({"transport", "timeout"})
 
 
@@ -92,6 +91,7 @@ async def _call(provider: AvailableProvider, spec: ModelSpec) -> LlmCallResult:
         messages=(Message("m_test", Role.USER, (TextPart(PROMPT),)),),
         scope=LlmScope("provider-test", request_id),
         output_token_cap=OUTPUT_TOKENS,
+        is_shown=False,
     )
 
     async def ignore(event: StreamEvent) -> None:

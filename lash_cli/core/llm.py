@@ -137,7 +137,8 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     `cache_breakpoint` is how many of the messages the next call will repeat, for
     the provider's prompt cache; None leaves it to the wire. `fetch` reads the
     bytes of an attachment in the messages when a wire writes it for the first
-    time; it is no part of what is asked.
+    time; it is no part of what is asked. Where it `is_shown`, somebody may see
+    the answer while it comes; what nobody sees can be asked for again.
     """
 
     model: ModelSpec
@@ -152,6 +153,7 @@ class LlmRequest(msgspec.Struct, frozen=True, kw_only=True):
     cache_breakpoint: int | None = None
     stream: bool = True
     fetch: FetchAttachment | None = None
+    is_shown: bool = True
 
 
 #: What became of one option: it was sent as it is, left out, or sent as far as the wire goes.

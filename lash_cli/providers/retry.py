@@ -317,7 +317,7 @@ class RetryingCaller:
             response_metadata=attempt.capture.values if attempt.capture is not None else {},
         )
         if isinstance(outcome, LlmTransportError):
-            decision, error = self._settle(ladder, base, attempt, outcome)
+            decision, error = self._settle(ladder, base, attempt, outcome, is_shown=request.is_shown)
             if decision.scheduled:
                 status = RetryStatus(
                     decision.delay_ms, ladder.consumed + 1, self._policy.max_attempts, _reason(decision, error)
@@ -338,15 +338,15 @@ class RetryingCaller:
         return LlmCallResult(_record(request, ladder), response=response, text_streamed=attempt.has_text), None
 
     def _settle(
-        self, ladder: _Ladder, base: AttemptRecord, attempt: _Attempt, failure: LlmTransportError
+        self, ladder: _Ladder, base: AttemptRecord, attempt: _Attempt, failure: LlmTransportError, *, is_shown: bool
     ) -> tuple[RetryDecision, NormalizedError]:
         """Record a failed attempt and what follows it."""
         partial = failure.partial if isinstance(failure.partial, LlmResponse) else None
         parts = partial.parts if partial else ()
         # A call, which is run only when it is whole, and reasoning that nobody was shown are half of nothing seen.
-        was_seen = attempt.has_output or any(isinstance(part, ProsePart) for part in parts)
+        has_spoken = attempt.has_output or any(isinstance(part, ProsePart) for part in parts)
         error = from_exception(failure, self._secrets)
-        decision, consumed = ladder.judge(error, was_seen)
+        decision, consumed = ladder.judge(error, has_spoken and is_shown)
         if decision.reason == "output_started_without_retry_guarantee":
             error = msgspec.structs.replace(error, code=UNSAFE_RETRY, retryable=False)
         evidence = partial.evidence if partial and partial.evidence else attempt.evidence
@@ -354,7 +354,7 @@ class RetryingCaller:
             msgspec.structs.replace(
                 base,
                 outcome="failed",
-                protocol_position="output_started" if was_seen or parts else failure.protocol_position,
+                protocol_position="output_started" if has_spoken or parts else failure.protocol_position,
                 retry_budget_consumed=consumed,
                 retry_decision=decision,
                 error=error,

@@ -104,6 +104,7 @@ def _llm_request(host: RuntimeHost, request: DirectRequest, model: ModelSpec) ->
         generation=request.generation,
         output_spec=request.output,
         fetch=reader_of(host.store, request.session_id or "") if has_store and host.store is not None else None,
+        is_shown=False,
     )
 
 

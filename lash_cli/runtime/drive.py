@@ -81,7 +81,7 @@ from lash_cli.runtime.frames import FrameChain
 from lash_cli.runtime.host import RuntimeHost
 from lash_cli.runtime.model_calls import CallStopped, ModelCall, ModelEnvironment, is_stopped
 from lash_cli.runtime.phases import TurnPhase, in_phase
-from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest
+from lash_cli.runtime.requests import Sink, TurnOutput, TurnRequest, unseen
 from lash_cli.runtime.session import ResidentSession
 
 if TYPE_CHECKING:
@@ -347,6 +347,7 @@ class TurnDriver(ABC):
             output=output,
             generation=_generation(drive),
             fetch=self._fetch,
+            is_shown=self.previews is not None or self.sink is not unseen,
             shown=shown,
             digests=digests,
         )

@@ -188,6 +188,7 @@ class ModelCall:
         output: OutputSpec | None = None,
         generation: Generation = NO_GENERATION,
         fetch: FetchAttachment | None = None,
+        is_shown: bool,
         shown: ShownConversation,
         digests: list[str],
     ) -> None:
@@ -215,6 +216,7 @@ class ModelCall:
             generation=generation,
             output_spec=output,
             fetch=fetch,
+            is_shown=is_shown,
         )
         digests += map(_digest, tail[len(digests) :])
         self.command = LlmCallCommand(

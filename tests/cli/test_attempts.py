@@ -127,6 +127,18 @@ def test_a_failed_turn_keeps_its_attempts_and_says_why_nothing_followed(lash: An
     assert "not asked again: part of the answer had been shown" in lash("show", "s", "--turn", "t_1").out
 
 
+def test_a_summary_that_was_cut_is_asked_for_again_because_nobody_saw_any_of_it(lash: Any) -> None:
+    answers = [text_reply("one"), text_reply("two"), cut_reply("the gist be"), text_reply("the gist, whole")]
+    with ThreadedChatServer(answers) as server:
+        env = provider(server)
+        lash("open", "s", env=env)
+        for said in ("first", "second"):
+            assert lash("turn", "s", said, env=env).code == 0
+        result = lash("compact", "s", "-o", "json", env=env)
+    assert result.code == 0, result.err
+    assert result.json["summary"].endswith("the gist, whole")
+
+
 def test_a_cancelled_turn_keeps_the_attempt_it_aborted(lash: Any, home: Path) -> None:
     lash("open", "s")
     stream = ("turn", "s", "!stream 100000 0.05", "--turn-id", "t_1", "-o", "jsonl")

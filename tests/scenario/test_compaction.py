@@ -63,6 +63,7 @@ async def test_a_compaction_opens_a_frame_with_a_summary_and_the_recent_turns(ma
     assert (view.turn_index, view.last_prompt_usage) == (2, None)
     asked = caller.requests[2]
     assert is_summary_call(asked) and asked.tools == ()
+    assert [request.is_shown for request in caller.requests] == [True, True, False]
     is_told_who_it_is = [STANDARD_BUILTINS.main_agent_intro in request.system for request in caller.requests]
     assert is_told_who_it_is == [True, True, False]
     prompt = message_text(asked.messages[0])

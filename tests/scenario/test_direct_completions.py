@@ -27,6 +27,7 @@ async def test_it_asks_without_tools_and_without_what_says_nothing(make_core) ->
     (request,) = caller.requests
     assert [message.id for message in request.messages] == ["m1"]
     assert (request.system, request.tools, request.tool_choice.value) == ("be brief", (), "none")
+    assert not request.is_shown
     assert request.scope.session_id.startswith("direct:") and request.scope.session_id == request.scope.request_id
     assert request.scope.agent_frame_id is None
 

@@ -236,6 +236,14 @@ async def test_what_was_cut_while_nobody_was_shown_anything_is_asked_again(unsee
     assert result.record.attempts[0].protocol_position == "output_started"
 
 
+async def test_what_nobody_is_shown_is_asked_again_whatever_had_come_of_it() -> None:
+    call = Call(cut_after(TextDelta("half"), parts=(ProsePart("half"),)), ANSWER)
+    result = await call.run(msgspec.structs.replace(REQUEST, is_shown=False))
+    assert result.response == ANSWER
+    assert decisions(result) == ["retryable_failure", None]
+    assert result.record.attempts[0].protocol_position == "output_started"
+
+
 async def test_a_throttle_with_retry_after_is_obeyed_even_after_output() -> None:
     async def throttles(sink: EventSink) -> LlmResponse:
         await sink(TextDelta("half"))
