@@ -43,7 +43,7 @@ from lash_cli.core.llm import (
 )
 from lash_cli.core.policy import ModelSpec, ProviderDefault
 from lash_cli.core.protocols import CancelSignal, Clock, EventSink, JudgesAttachments, Provider
-from lash_cli.core.redaction import kept_raw
+from lash_cli.core.redaction import kept_raw, redact
 from lash_cli.core.usage import TokenUsage
 from lash_cli.errors import ConfigError, LlmTransportError
 from lash_cli.providers.classify import MAX_ERROR_CHARS, from_exception, presentable
@@ -419,6 +419,7 @@ class RetryingCaller:
                 return self._kept(raised)
             if raised is attempt.sink_fault:
                 raise
+            self._tell_bug(raised)
             return self._panicked(f"raised {described(raised)}")
         try:
             return kept_response(answer)
@@ -437,6 +438,13 @@ class RetryingCaller:
         except (TypeError, ValueError) as flaw:
             return self._panicked(f"raised what cannot be kept: {flaw}")
         return failure
+
+    def _tell_bug(self, raised: Exception) -> None:
+        """Log where a provider failed, as is done for all foreign code. Its text may name a key, its frames do not."""
+        import traceback  # a provider that works needs none of it (design D16)
+
+        where = "".join(traceback.format_exception(raised))
+        _log.error("the provider %s raised\n%s", self._provider_id, redact(where, self._secrets).rstrip())
 
     def _panicked(self, what: str) -> LlmTransportError:
         """The failure that stands for a bug of the provider."""
