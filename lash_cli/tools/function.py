@@ -258,7 +258,7 @@ def tool(
             if prepare is not None:
                 inspect.signature(prepare).bind(None, None)
                 _check_answers(prepare)
-        except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, NameError, TypeError, ValueError, OverflowError) as error:
             raise PluginRegistrationError(f"tool {name!r} cannot be made: {error}") from error
         return FunctionTool(manifest, contract, arguments, function, prepare)
 

@@ -209,6 +209,10 @@ class Imaginary(msgspec.Struct):
     value: complex
 
 
+class Dangling(msgspec.Struct):
+    value: TypeOfCheckers  # noqa: F821
+
+
 def test_only_the_arguments_of_a_function_are_read() -> None:
     """What else it names may be imported for type checkers only, as linters ask for."""
 
@@ -223,9 +227,17 @@ def test_a_function_that_is_no_tool_is_refused_by_name() -> None:
 
     async def local(arguments: Local, context: Any) -> Any: ...
     async def imaginary(arguments: Imaginary, context: Any) -> Any: ...
+    async def dangling(arguments: Dangling, context: Any) -> Any: ...
     async def sound(arguments: Point, context: Any) -> Any: ...
 
-    for name, function in (("local", local), ("imaginary", imaginary), (" ", sound), ("no function", 5)):
+    refusals = (
+        ("local", local),
+        ("imaginary", imaginary),
+        ("TypeOfCheckers", dangling),
+        (" ", sound),
+        ("no function", 5),
+    )
+    for name, function in refusals:
         with pytest.raises(ConfigError, match=name) as refused:
             tool(name=name)(function)
         assert refused.value.code == "plugin_registration"
