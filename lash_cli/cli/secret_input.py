@@ -10,8 +10,6 @@ from typer.core import TyperCommand
 from lash_cli.cli.invocation import current
 from lash_cli.errors import UsageError
 
-_LONGEST_KEY_BYTES = 64 * 1024
-
 
 class KeylessCommand(TyperCommand):
     """Refuses what nobody asked for as an argument, since it may be a key, before the parser could repeat it."""
@@ -36,7 +34,7 @@ def read_key(name: str, *, from_stdin: bool, command: str) -> str:
     if from_stdin:
         from lash_cli.cli.stdin import read_secret
 
-        return read_secret(_LONGEST_KEY_BYTES)
+        return read_secret()
     if not current().can_ask:
         raise UsageError(
             "there is no terminal to ask for the key", code="not_a_tty", hint=f"pipe it in: {command} --stdin"

@@ -19,6 +19,7 @@ from lash_cli.errors import UsageError
 
 STDIN_MARK = "-"
 PROMPT_LIMIT_BYTES = 32 * 1024 * 1024
+_LONGEST_SECRET_BYTES = 64 * 1024
 # What `poll` takes at most: 24 days.
 _LONGEST_POLL_MS = 2**31 - 1
 _CHUNK_BYTES = 1 << 20
@@ -82,14 +83,7 @@ def read_stdin_bytes(limit_bytes: int, too_large: Callable[[str, int], UsageErro
     if current().no_stdin or stdin_kind() not in (StdinKind.FILE, StdinKind.FIFO):
         reason = "stdin is not read" if current().no_stdin else "stdin is neither a file nor a pipe"
         raise UsageError(f"an option says - but {reason}", hint="pipe it in, or name a file")
-    chunks: list[bytes] = []
-    total = 0
-    while chunk := os.read(_STDIN, _CHUNK_BYTES):
-        total += len(chunk)
-        if total > limit_bytes:
-            raise too_large("stdin is", limit_bytes)
-        chunks.append(chunk)
-    return b"".join(chunks)
+    return _read(limit_bytes, lambda: too_large("stdin is", limit_bytes))
 
 
 def stdin_takers(*options: Sequence[str]) -> bool:
@@ -100,7 +94,7 @@ def stdin_takers(*options: Sequence[str]) -> bool:
     return takers == 1
 
 
-def read_secret(limit_bytes: int) -> str:
+def read_secret() -> str:
     """One secret from stdin, for `--stdin`. Raises `UsageError` when there is nothing to read or it is too long."""
     kind = stdin_kind()
     if kind not in (StdinKind.FILE, StdinKind.FIFO):
@@ -109,12 +103,9 @@ def read_secret(limit_bytes: int) -> str:
         )
     if kind is StdinKind.FIFO:
         _await_first_byte(current().settings.stdin_wait_seconds, has_prompt=True)
-    raw = b""
-    while chunk := os.read(_STDIN, _CHUNK_BYTES):
-        raw += chunk
-        if len(raw) > limit_bytes:
-            raise UsageError(f"the secret is longer than {limit_bytes} bytes; nothing was stored")
-    return _decode(raw)
+    longest = _LONGEST_SECRET_BYTES
+    too_long = f"the secret is longer than {longest} bytes; nothing was stored"
+    return _decode(_read(longest, lambda: UsageError(too_long)))
 
 
 def _whole_prompt_from_stdin(kind: StdinKind, wait_seconds: float | None) -> str:
@@ -144,18 +135,24 @@ def _checked_argument(argument: str) -> str:
         raw = os.fsencode(argument)
     except UnicodeEncodeError:
         raw = argument.encode("utf-8", "surrogatepass")
-    _check_size(len(raw))
+    if len(raw) > PROMPT_LIMIT_BYTES:
+        raise _prompt_too_large()
     return _decode(raw, source="PROMPT")
 
 
 def _read_all(kind: StdinKind, wait_seconds: float | None, *, has_prompt: bool) -> bytes:
     if kind is not StdinKind.FILE and wait_seconds is not None:
         _await_first_byte(wait_seconds, has_prompt=has_prompt)
+    return _read(PROMPT_LIMIT_BYTES, _prompt_too_large)
+
+
+def _read(limit_bytes: int, too_large: Callable[[], UsageError]) -> bytes:
     chunks: list[bytes] = []
     total = 0
     while chunk := os.read(_STDIN, _CHUNK_BYTES):
         total += len(chunk)
-        _check_size(total)
+        if total > limit_bytes:
+            raise too_large()
         chunks.append(chunk)
     return b"".join(chunks)
 
@@ -176,13 +173,12 @@ def _await_first_byte(wait_seconds: float, *, has_prompt: bool) -> None:
     )
 
 
-def _check_size(size: int) -> None:
-    if size > PROMPT_LIMIT_BYTES:
-        raise UsageError(
-            f"the prompt is larger than {PROMPT_LIMIT_BYTES // (1024 * 1024)} MiB; nothing was sent",
-            code="prompt_too_large",
-            details={"limit_bytes": PROMPT_LIMIT_BYTES},
-        )
+def _prompt_too_large() -> UsageError:
+    return UsageError(
+        f"the prompt is larger than {PROMPT_LIMIT_BYTES // (1024 * 1024)} MiB; nothing was sent",
+        code="prompt_too_large",
+        details={"limit_bytes": PROMPT_LIMIT_BYTES},
+    )
 
 
 def _decode(raw: bytes, source: str = "stdin") -> str:

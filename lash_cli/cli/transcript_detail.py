@@ -119,9 +119,7 @@ def transcript_lines(
     from lash_cli.views.transcript import TranscriptEntry, transcript_text
 
     names = {frame.frame_id: f"{frame.reason}  {frame.frame_id}" for frame in frames if frame.previous_frame_id}
-    entries = [
-        TranscriptEntry(entry.message, entry.at_ms, entry.turn_id, names.get(entry.frame_id or "")) for entry in shown
-    ]
+    entries = [TranscriptEntry(entry.message, names.get(entry.frame_id or "")) for entry in shown]
     return transcript_text(entries, clean=clean, reasoning=choice.reasoning, tools=choice.tools)
 
 

@@ -34,11 +34,9 @@ INDENT = "    "
 
 
 class TranscriptEntry(NamedTuple):
-    """A message, when it was committed, which turn made it and, unless that is the first one, the name of its frame."""
+    """A message and, unless that is the first one, the name of its frame."""
 
     message: Message
-    at_ms: int | None = None
-    turn_id: str | None = None
     frame: str | None = None
 
 
