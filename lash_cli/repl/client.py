@@ -138,11 +138,20 @@ class ChatClient(Sending):
                 # What it would have sent is still on its way: the next chat finds it.
                 self._calls.get_nowait().close()
             self.asides.close()
-            self.outbox.leave()
+            self._leave_texts()
         for task in done:
             if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, EOFError):
                 raise error
         return self.end or ChatEnd()
+
+    def _leave_texts(self) -> None:
+        """Hand what was not sent to the next chat; what cannot be kept stays on the screen at least."""
+        try:
+            self.outbox.leave()
+        except LashError:
+            for text in self.outbox.unsent:
+                self.tell(f"not sent, and kept nowhere: {text}")
+            raise
 
     def _note_end_of(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and isinstance(task.exception(), EOFError):

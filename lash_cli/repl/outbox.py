@@ -148,17 +148,21 @@ class Outbox:
         self._become(drafts.pulled(self.draft, input_id, is_cancelled=isinstance(outcome, Cancelled)))
         return tag_of(outcome)
 
+    @property
+    def unsent(self) -> list[str]:
+        """What was typed and, as far as is known, not sent."""
+        texts = (*self.draft.stash, *(leaving.text for leaving in self.draft.leaving), self.draft.text)
+        return [text for text in texts if text.strip()]
+
     def put_into_history(self, cwd: str, limit: int) -> bool:
         """Keep what was typed and not sent where every chat finds it: no other chat of this session will come. False
         when there is nothing to keep."""
-        texts = (*self.draft.stash, *(leaving.text for leaving in self.draft.leaving), self.draft.text)
-        unsent = [text for text in texts if text.strip()]
-        for text in unsent:
+        for text in self.unsent:
             self._memory.remember(text, cwd, limit, is_sent=False)
-        return bool(unsent)
+        return bool(self.unsent)
 
     def leave(self) -> None:
-        """The chat ends; what was not sent waits for the next one."""
+        """The chat ends; what was not sent waits for the next one. Raises `StoreReadOnly` when it could not be kept."""
         self._memory.leave(self.draft)
 
 
