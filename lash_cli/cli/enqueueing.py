@@ -91,7 +91,7 @@ async def _submit(
     try:
         stored = await queue.enqueue(plan.content, key=plan.key, ingress=ingress, input_id=input_id)
     except PendingTurnInputSourceKeyConflict:
-        stood = await _same_text(store, queue, plan) if plan.boundary is not None else None
+        stood = await _same_text(store, queue, plan)
         if stood is None:
             raise
         return stood, True
@@ -111,8 +111,8 @@ def _ingress(session: SessionRow, plan: EnqueuePlan) -> TurnInputIngress | None:
 async def _same_text(store: RuntimePersistence, queue: SessionQueue, plan: EnqueuePlan) -> PendingTurnInput | None:
     """What stands under the key, if it is the same text.
 
-    Which turn runs is not part of what the caller of `--now` submits: a repeat finds another turn, or none, and is
-    the same submission all the same.
+    Which turn takes it is not part of what the caller submits: a repeat of `--now` finds another turn, or none, and
+    is the same submission all the same.
     """
     if plan.key is None:
         return None

@@ -218,6 +218,11 @@ def test_a_repeat_of_now_is_the_same_submission_whichever_turn_runs(world: Queue
     ended = world.lash("enqueue", "s", "also", "--now", "--key", "k", "-o", "json").json
     assert (ended["id"], ended["replayed"]) == (first["id"], True)
     told(world.lash("enqueue", "s", "changed", "--now", "--key", "k", "-o", "json"), 4, "no_active_turn")
+    plain = world.lash("enqueue", "s", "also", "--key", "k", "-o", "json").json
+    assert (plain["id"], plain["replayed"], plain["state"]) == (first["id"], True, "completed")
+    error = told(world.lash("turn", "s", "also", "--key", "k", "-o", "json"), 4, "source_key_conflict")
+    assert "another text" not in error["message"]
+    assert error["hint"] == f"see what became of it: lash queue show {first['id']}"
 
 
 def test_options_that_mean_nothing_are_usage_errors(world: QueuedHome) -> None:

@@ -239,8 +239,11 @@ def find_submitted(connection: sqlite3.Connection, session_key: int, draft: Inpu
     except msgspec.DecodeError as error:
         raise _does_not_decode(input_id, error) from error
     if not is_same_submission(submitted, stored_input, draft.ingress, draft.input):
+        is_same_text = encode(stored_input) == encode(draft.input)
+        used_for = "the same text, on another way into the session" if is_same_text else "another text"
         raise PendingTurnInputSourceKeyConflict(
-            f"key {draft.source_key.removeprefix(HOST_PREFIX)!r} was used for another text",
+            f"key {draft.source_key.removeprefix(HOST_PREFIX)!r} was used for {used_for}",
+            hint=f"see what became of it: lash queue show {input_id}" if is_same_text else None,
             details={
                 "session": draft.session_id,
                 "source_key": draft.source_key,
