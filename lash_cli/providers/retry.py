@@ -121,8 +121,9 @@ class _Attempt:
 
     @property
     def has_output(self) -> bool:
-        """Whether anything of the answer was seen, reasoning included."""
-        return bool(self._shown)
+        """Whether anything of the answer was seen, reasoning included; blank lines, which many a model sends before a
+        call, are not."""
+        return any(_is_visible(delta.text) for delta in self._shown)
 
     @property
     def position(self) -> ProtocolPosition:
@@ -344,7 +345,8 @@ class RetryingCaller:
         partial = failure.partial if isinstance(failure.partial, LlmResponse) else None
         parts = partial.parts if partial else ()
         # A call, which is run only when it is whole, and reasoning that nobody was shown are half of nothing seen.
-        has_spoken = attempt.has_output or any(isinstance(part, ProsePart) for part in parts)
+        prose = (part.content for part in parts if isinstance(part, ProsePart))
+        has_spoken = attempt.has_output or any(map(_is_visible, prose))
         error = from_exception(failure, self._secrets)
         decision, consumed = ladder.judge(error, has_spoken and is_shown)
         if decision.reason == "output_started_without_retry_guarantee":
@@ -482,6 +484,11 @@ def _selection_refusal(model: ModelSpec) -> LlmTransportError | None:
     except LlmTransportError as refusal:
         return refusal
     return None
+
+
+def _is_visible(text: object) -> bool:
+    """Whether anything can be seen of what a provider, which may be anybody's, says is a text."""
+    return bool(str(text).strip())
 
 
 def _record(request: LlmRequest, ladder: _Ladder) -> LlmCallRecord:

@@ -236,6 +236,14 @@ async def test_what_was_cut_while_nobody_was_shown_anything_is_asked_again(unsee
     assert result.record.attempts[0].protocol_position == "output_started"
 
 
+async def test_blank_lines_before_a_call_are_nothing_that_anybody_has_seen() -> None:
+    parts = (ProsePart("\n\n"), ToolCallPart("c_1", "write", '{"text": "a long'))
+    call = Call(cut_after(TextDelta("\n\n"), parts=parts), ANSWER)
+    result = await call.run()
+    assert result.response == ANSWER
+    assert AttemptReset() in call.events
+
+
 async def test_what_nobody_is_shown_is_asked_again_whatever_had_come_of_it() -> None:
     call = Call(cut_after(TextDelta("half"), parts=(ProsePart("half"),)), ANSWER)
     result = await call.run(msgspec.structs.replace(REQUEST, is_shown=False))
