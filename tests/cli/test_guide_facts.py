@@ -22,7 +22,7 @@ from lash_cli.providers.answer_reader import MAX_ANSWER_BYTES
 from lash_cli.providers.catalog import KINDS, ProviderOptions
 from lash_cli.providers.sse import MAX_EVENT_BYTES
 from lash_cli.remote.rpc import MAX_RUNNING
-from lash_cli.runtime import foreign, trace_documents
+from lash_cli.runtime import drivers, foreign, trace_documents
 from lash_cli.settings.keys import KEY_COMMAND_TIMEOUT_SECONDS
 from lash_cli.store.sqlite.process_forks import QUIET_WITHIN_S
 
@@ -67,6 +67,7 @@ def loopback_waits_s() -> list[str]:
         ("history", f"no more than {spaced(rolling_history.RESERVED_TOKENS)} tokens are left"),
         ("history", f"From {round(rolling_history.VIEW_FROM * 100)} % on"),
         ("history", f"from before the last {WORDS[rolling_history.VIEW_KEPT_TURNS]} turns"),
+        ("embedding", f"up to {drivers.DEFAULT_CONCURRENCY} sessions at a time"),
         ("embedding", f"waits {round(foreign.CANCEL_GRACE_S * 1000)} ms for a hook"),
         ("embedding", f"takes longer than {QUIET_WITHIN_S:g} s the child"),
         ("embedding", f"without credentials and up to {MAX_RAW_CHARS} characters"),
