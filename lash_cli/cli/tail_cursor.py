@@ -122,20 +122,7 @@ class CursorFile:
         self._tokens[cursor.session_id] = str(cursor)
 
     def write(self) -> None:
-        """Write what was noted. Raises as `save`."""
-        self._replace()
-
-    def save(self, cursor: SessionCursor) -> None:
-        """Keep where a session's tail got to. Raises `LashRuntimeError` (`cursor_not_saved`)."""
-        self.note(cursor)
-        self._replace()
-
-    def forget(self, session_id: str) -> None:
-        """A session that is gone has no place any more."""
-        if self._tokens.pop(session_id, None) is not None:
-            self._replace()
-
-    def _replace(self) -> None:
+        """Write what was noted. Raises `LashRuntimeError` (`cursor_not_saved`)."""
         text = "".join(f"{token}\n" for token in self._tokens.values())
         try:
             replace_file(self._target, text.encode(), is_lasting=False)
@@ -143,3 +130,13 @@ class CursorFile:
             raise LashRuntimeError(
                 "cursor_not_saved", f"the cursor could not be kept in {self._path}: {error.strerror}"
             ) from error
+
+    def save(self, cursor: SessionCursor) -> None:
+        """Keep where a session's tail got to. Raises as `write`."""
+        self.note(cursor)
+        self.write()
+
+    def forget(self, session_id: str) -> None:
+        """A session that is gone has no place any more."""
+        if self._tokens.pop(session_id, None) is not None:
+            self.write()

@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 import msgspec
 
+from lash_cli.cli.schemas.shape import enveloped
 from lash_cli.core import activity as shown
-from lash_cli.core.codec import tag_of
 from lash_cli.core.remote import RemoteLiveReplayGap, RemoteSessionCursor
 from lash_cli.core.remote_input import RemoteTurnInput
 from lash_cli.core.remote_tools import RemoteToolGrant
@@ -122,16 +122,7 @@ def _variant(record: type[msgspec.Struct]) -> Any:
         kind = RemoteUsage if field.type is TokenUsage else field.type
         can_be_absent = field.default is None or type(None) in get_args(kind) or kind is Any
         fields.append((field.encode_name, kind, None) if can_be_absent else (field.encode_name, kind))
-    made: Any = msgspec.defstruct(
-        f"{_PRINTED.get(record, record.__name__)}Activity",
-        fields,
-        bases=(_Activity,),
-        kw_only=True,
-        tag=tag_of(record),
-        tag_field="type",
-        namespace={"__doc__": record.__doc__},
-    )
-    return made
+    return enveloped(record, f"{_PRINTED.get(record, record.__name__)}Activity", _Activity, fields)
 
 
 _KINDS = [_variant(record) for record in get_args(shown.TurnEvent) if record not in _OTHERWISE]

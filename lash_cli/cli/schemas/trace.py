@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from lash_cli.core.codec import tag_of
+from lash_cli.cli.schemas.shape import enveloped
 from lash_cli.core.trace import TraceContext
 from lash_cli.core.trace_events import TraceEvent
 from lash_cli.core.trace_limits import Cut
@@ -32,16 +32,7 @@ def _variant(record: type[msgspec.Struct]) -> Any:
         (field.encode_name, field.type) if field.required else (field.encode_name, field.type, None)
         for field in msgspec.structs.fields(record)
     ]
-    made: Any = msgspec.defstruct(
-        f"{record.__name__}Record",
-        fields,
-        bases=(_Envelope,),
-        kw_only=True,
-        tag=tag_of(record),
-        tag_field="type",
-        namespace={"__doc__": record.__doc__},
-    )
-    return made
+    return enveloped(record, f"{record.__name__}Record", _Envelope, fields)
 
 
 TraceRecord: Any = functools.reduce(operator.or_, map(_variant, get_args(TraceEvent)))

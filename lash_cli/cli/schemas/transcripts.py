@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from lash_cli.cli.schemas.sessions import Frame
 from lash_cli.cli.schemas.shape import Object, Shape, Time
-from lash_cli.core.content import ExternalUrl, ProviderFile, Stored
+from lash_cli.core.content import ErrorPart, ExternalUrl, OutputPart, ProviderFile, Stored
 
 
 class InlineWithoutData(Shape, tag="inline", tag_field="source"):
@@ -64,18 +64,6 @@ class CodePart(Shape, tag="code", tag_field="kind"):
 
     content: str
     language: str
-
-
-class OutputPart(Shape, tag="output", tag_field="kind"):
-    """What a program printed."""
-
-    content: str
-
-
-class ErrorPart(Shape, tag="error", tag_field="kind"):
-    """An error shown to the model in place of a result."""
-
-    content: str
 
 
 Part = (

@@ -358,14 +358,8 @@ class Claims:
 
         return await self._take(fence, look, take, None)
 
-    async def abandon_turn_input_claims(self, claims: Sequence[TurnInputClaim]) -> tuple[str, ...]:
-        """See `queueing.TurnInputStore.abandon_turn_input_claims`."""
-        return await self._db.write(
-            lambda connection: _abandon(connection, claims, self._db.clock.now_ms()), durable=False
-        )
-
-    async def abandon_queued_work_claims(self, claims: Sequence[QueuedWorkClaim]) -> tuple[str, ...]:
-        """See `queueing.QueuedWorkStore.abandon_queued_work_claims`."""
+    async def abandon(self, claims: Sequence[TurnInputClaim] | Sequence[QueuedWorkClaim]) -> tuple[str, ...]:
+        """See `queueing.TurnInputStore.abandon_turn_input_claims`; work is given back in the same way."""
         return await self._db.write(
             lambda connection: _abandon(connection, claims, self._db.clock.now_ms()), durable=False
         )

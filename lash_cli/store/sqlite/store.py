@@ -463,7 +463,7 @@ class SqliteStore:
 
     async def abandon_turn_input_claims(self, claims: Sequence[TurnInputClaim]) -> tuple[str, ...]:
         """See `queueing.TurnInputStore`."""
-        return await self._claims.abandon_turn_input_claims(claims)
+        return await self._claims.abandon(claims)
 
     async def defer_orphaned_active_turn_inputs(self, fence: LeaseFence, *, turn_id: str | None = None) -> int:
         """See `queueing.TurnInputStore`."""
@@ -509,7 +509,7 @@ class SqliteStore:
 
     async def abandon_queued_work_claims(self, claims: Sequence[QueuedWorkClaim]) -> tuple[str, ...]:
         """See `queueing.QueuedWorkStore`."""
-        return await self._claims.abandon_queued_work_claims(claims)
+        return await self._claims.abandon(claims)
 
     async def fail_queued_work(self, fence: LeaseFence, claim: QueuedWorkClaim, error: str) -> tuple[str, ...]:
         """See `queueing.QueuedWorkStore` and `claims.Claims`."""

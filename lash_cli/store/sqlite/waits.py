@@ -241,9 +241,13 @@ class Waits:
             self._secret = bytes(row[0])
         return self._secret
 
-    def _require_authentic(self, connection: sqlite3.Connection, key: AwaitEventKey) -> None:
-        if not is_authentic(self._secret_of(connection), key):
-            raise unknown_or_revoked()
+    def _standing(self, connection: sqlite3.Connection, key: AwaitEventKey) -> tuple[WaitState, Resolution | None]:
+        """As `_look`; raises `EffectError` (`await_event_unknown_or_revoked`) when forged or revoked."""
+        if is_authentic(self._secret_of(connection), key):
+            state, resolution = _look(connection, key)
+            if state is not WaitState.REVOKED:
+                return state, resolution
+        raise unknown_or_revoked()
 
     async def wait_key(self, scope: ExecutionScope, wait: WaitIdentity) -> AwaitEventKey:
         """Mint a key; writes nothing.
@@ -280,11 +284,7 @@ class Waits:
         """What stands. Raises `EffectError` (`await_event_unknown_or_revoked`) when forged or revoked."""
 
         def peek(connection: sqlite3.Connection) -> Resolution | None:
-            self._require_authentic(connection, key)
-            state, resolution = _look(connection, key)
-            if state is WaitState.REVOKED:
-                raise unknown_or_revoked()
-            return resolution
+            return self._standing(connection, key)[1]
 
         return self._database.read(peek)
 
@@ -296,10 +296,7 @@ class Waits:
         """
 
         def register(connection: sqlite3.Connection) -> Resolution | None:
-            self._require_authentic(connection, key)
-            state, resolution = _look(connection, key)
-            if state is WaitState.REVOKED:
-                raise unknown_or_revoked()
+            state, resolution = self._standing(connection, key)
             if state is not WaitState.RESOLVED:
                 connection.execute(_REGISTER, (*_identity(key), deadline_ms, now_ms))
             return resolution
