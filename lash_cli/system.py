@@ -201,13 +201,14 @@ def process_start(pid: int) -> str | None:
             fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         # Some systems show the processes of others to nobody, and some have no such directory.
-        return None if _is_gone(pid) else ""
+        return None if is_gone(pid) else ""
     except OSError:
         return ""  # no descriptor left to read it with, for one: that says nothing of the process
     return None if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
-def _is_gone(pid: int) -> bool:
+def is_gone(pid: int) -> bool:
+    """Whether no process has that number."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -22,16 +22,11 @@ def show(
     user's file and the built-in defaults.
     """
     items: list[Document] = [
-        {"id": key, "key": key, "value": _shown(key, value), "origin": came_from}
+        {"id": key, "key": key, "value": masked(value), "origin": came_from}
         for key, value, came_from in current().settings.rows()
     ]
     emit_many("ConfigList", items, columns=("key", "value", "origin") if origin else ("key", "value"))
     return 0
-
-
-def _shown(key: str, value: Any) -> Any:
-    """A value as it may be shown: whole headers are masked, since they carry credentials."""
-    return masked(value)
 
 
 def get(
@@ -47,7 +42,7 @@ def get(
         _, base, inside = find_option(key)
     except UnknownKey as error:
         raise unknown_key(error, key) from error
-    value = _shown(base, settings.get(base))
+    value = masked(settings.get(base))
     for name in inside:
         value = value.get(name) if isinstance(value, dict) else None
     document = {"id": key, "key": key, "value": value, "origin": settings.origin(base)}
@@ -139,7 +134,7 @@ def set_value(
     from lash_cli.settings import editing
 
     stored = editing.set_value(current().paths, key, value, check=_check_of(key))
-    document = {"id": key, "key": key, "value": _shown(key, stored), "file": current().paths.config_file}
+    document = {"id": key, "key": key, "value": masked(stored), "file": current().paths.config_file}
     emit_one("ConfigValue", document, text="")
     say(f"set {key} in {current().paths.config_file}")
     return 0

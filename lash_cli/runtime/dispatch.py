@@ -212,11 +212,11 @@ class ToolDispatcher(ToolAttempts):
         if self._turn.cancel.is_cancellation:
             return cancelled(), 0
         if isinstance(resolved, str):
-            return await self._refused(FailureClass.UNAVAILABLE, "tool_unavailable", resolved, part, key)
+            return await self._refused(FailureClass.UNAVAILABLE, "tool_unavailable", resolved, key)
         schema = self._schema_of(resolved)
         if schema is None:
             text = f"The contract of {part.tool_name} is not available."
-            return await self._refused(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, part, key)
+            return await self._refused(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, key)
         written = part.input_json
         if self._hooks is not None:
             try:
@@ -231,10 +231,10 @@ class ToolDispatcher(ToolAttempts):
             args = parse_arguments(written, schema)
         except ArgumentsInvalid as error:
             text = f"Invalid arguments for {part.tool_name}: {error.message}"
-            return await self._refused(FailureClass.INVALID_REQUEST, "invalid_tool_args", text, part, key)
+            return await self._refused(FailureClass.INVALID_REQUEST, "invalid_tool_args", text, key)
         except SchemaRefused as error:  # no other arguments would be taken
             text = f"The contract of {part.tool_name} cannot be used: {error.message}"
-            return await self._refused(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, part, key)
+            return await self._refused(FailureClass.UNAVAILABLE, "tool_contract_unavailable", text, key)
         call = ToolCall(part.tool_call_id, resolved.manifest.id, part.tool_name, args)
         return await self._attempts(call, resolved, key)
 
@@ -252,9 +252,7 @@ class ToolDispatcher(ToolAttempts):
             _log.exception("the contract of %s could not be had", resolved.manifest.name)
             return None
 
-    async def _refused(
-        self, failure_class: FailureClass, code: str, text: str, part: ToolCallPart, key: str
-    ) -> tuple[ToolCallOutput, int]:
+    async def _refused(self, failure_class: FailureClass, code: str, text: str, key: str) -> tuple[ToolCallOutput, int]:
         """The failure of a call that cannot be made; or, when an earlier drive of the turn had made it, what that
         recorded: a finished effect is a fact, whatever became of its tool."""
         output = failure(failure_class, code, text, source="runtime")

@@ -29,6 +29,7 @@ from lash_cli.store.sqlite.connections import connect, mapped_errors
 from lash_cli.store.sqlite.database import Database
 from lash_cli.store.sqlite.file_names import is_in_the_way, is_there
 from lash_cli.store.sqlite.ownership import refuse_held, sole_connection
+from lash_cli.system import is_gone
 
 _FILE_MODE: Final = 0o600
 # A file that was written to since may be of a process on another machine. File times are real, whatever clock records
@@ -276,24 +277,12 @@ def sweep(directory: Path) -> None:
     for name in names:
         left = _LEFT.fullmatch(name)
         with suppress(OSError):  # another process may do the same
-            if not left or _is_alive(int(left[1])):
+            # What has our own number was begun by a process before us.
+            if not left or (left[1] != str(os.getpid()) and not is_gone(int(left[1]))):
                 continue
             path = directory / name
             if time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
                 path.unlink()
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether another process has that number: what has ours was begun by one before us."""
-    if pid == os.getpid():
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _publish(draft: Path, target: Path) -> None:
