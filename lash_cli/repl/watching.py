@@ -111,6 +111,7 @@ class Watch:
             if left_out > 0:
                 blocks.insert(0, Block("note", f"{left_out} earlier messages: /log shows them"))
             self.face.show(blocks)
+        await self._tell_last()
         await self.look()
         running = await self._core.running_turn(self.session_id)
         if running is not None and self.status in ("running", "waiting"):
@@ -256,15 +257,25 @@ class Watch:
         if answer is not None:
             self.answers = [*self.answers, answer][-KEPT_ANSWERS:]
         if isinstance(outcome, Stopped) and outcome.reason != "cancelled":
-            await self._tell_failure(turn_id, outcome)
+            await self._tell_stop(turn_id, outcome)
         await self.on_turn_end(turn_id, outcome)
 
-    async def _tell_failure(self, turn_id: str, outcome: Stopped) -> None:
+    async def _tell_stop(self, turn_id: str, outcome: Stopped) -> None:
         """Why a turn stopped, and what can be done about it."""
+        if outcome.reason == "cancelled":
+            self.face.show([Block("note", "turn cancelled")])
+            return
         result = await self._patiently(partial(stored_result, self._core.store, self.session_id, turn_id))
         error = self._desk.turn_error(result, self.row.config.provider_id) if result is not None else None
         said = f"turn stopped: {outcome.reason}" if error is None else self._desk.error_text(error)
         self.face.show([Block("error", said)])
+
+    async def _tell_last(self) -> None:
+        """Why the turn stopped that stands at the head: no message says it."""
+        for last in await self._patiently(partial(self._core.store.turns, self.session_id, limit=1)):
+            outcome = last.summary.outcome if last.summary is not None and last.last_node_id == self._head else None
+            if isinstance(outcome, Stopped):
+                await self._tell_stop(last.turn_id, outcome)
 
     async def _show_inputs(self, input_ids: tuple[str, ...]) -> None:
         for input_id in input_ids:
@@ -291,8 +302,9 @@ class Watch:
         self.answers = answers_in(observation.read_view.messages)[-KEPT_ANSWERS:]
         news = _after(observation.read_view.messages, self._last_node_id)
         self.face.show([Block("note", f"some live events were missed ({reason})"), *message_blocks(news, safe_text)])
-        if observation.read_view.messages:
-            self._last_node_id = observation.read_view.messages[-1].id
+        if news:
+            self._last_node_id = news[-1].id
+            await self._tell_last()
         await self._patiently(self.look)
 
     async def _turn(self, turn_id: str) -> TurnRecord | None:

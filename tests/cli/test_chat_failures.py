@@ -55,3 +55,16 @@ def test_a_refused_key_tells_where_it_is_set_and_no_word_of_a_provider_reaches_t
         one.press("hello\r")
         one.wait_until(lambda: shows(one, "store a key that is valid here: !lash key set mine, then: /exit"))
         assert shows(one, "Incorrect key") and b"\x1b]0;" not in one.written
+
+
+@FACES
+def test_a_chat_begins_with_why_the_turn_before_it_stopped(
+    chat: Callable[..., Chat], lash: Any, args: tuple[str, ...], prompt: str
+) -> None:
+    lash("turn", "s", "!fail quota")
+    one = chat(*args, prompt=prompt)
+    one.wait_until(lambda: shows(one, "loopback: scripted failure quota hint: ") and shows(one, "/set provider=NAME"))
+    lash("turn", "s", "!text well again")
+    one.wait_for("well again")
+    two = chat(*args, prompt=prompt)
+    assert shows(two, "well again") and not shows(two, "hint: ")

@@ -66,4 +66,5 @@ def test_a_cancel_is_over_also_when_nobody_saw_what_it_ended(
     lose_events(home)
     one.process.send_signal(signal.SIGCONT)
     one.wait_for("some live events were missed (trimmed)")
+    one.wait_for("turn cancelled")
     one.wait_for("status: idle" if args else "│ idle")
