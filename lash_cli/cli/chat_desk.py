@@ -108,6 +108,13 @@ class ChatDesk:
             command.append("--ascii")
         return command
 
+    def cut_off_edit(self, session_id: str) -> str | None:
+        """See `Desk`."""
+        from lash_cli.cli.edit_journal import cut_off_note
+
+        note = cut_off_note(session_id)
+        return None if note is None else self._invocation.commands_here(note, before="!")
+
     def editor(self) -> list[str]:
         """See `Desk`."""
         from lash_cli.cli.editor import editor_command

@@ -233,6 +233,13 @@ def unfinished_edits() -> list[UnfinishedEdit]:
     return found
 
 
+def cut_off_note(session_id: str) -> str | None:
+    """That an edit of this session's queue was cut off, and what puts its texts back; None when none was."""
+    if not any(edit.session_id == session_id for edit in unfinished_edits()):
+        return None
+    return "an edit of this queue was cut off; put its texts back with: lash queue edit --recover"
+
+
 def kept_texts() -> list[str]:
     """The files of edits that went wrong: their inputs are back, what was typed is only there."""
     journals = {os.path.basename(path).removesuffix(_JOURNAL) for path in journal_paths()}

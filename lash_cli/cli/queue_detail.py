@@ -53,7 +53,7 @@ def _tell(read: QueueRead) -> None:
     """What a person should know beside the items."""
     if current().output.is_machine:
         return
-    from lash_cli.cli.edit_journal import unfinished_edits
+    from lash_cli.cli.edit_journal import cut_off_note
 
     meta = read.session.meta
     if not read.items:
@@ -62,9 +62,8 @@ def _tell(read: QueueRead) -> None:
         reason = f": {meta.hold_reason}" if meta.hold_reason else ""
         release = current().commands_here(f"lash queue release {shell_word(meta.name)}")
         tell(f"held since {rfc3339(meta.held_at_ms)}{reason}; let it go on with: {release}")
-    edits = [edit for edit in unfinished_edits() if edit.session_id == meta.session_id]
-    if edits:
-        say("an edit of this queue was cut off; put its texts back with: lash queue edit --recover")
+    if (note := cut_off_note(meta.session_id)) is not None:
+        say(note)
 
 
 async def _read_queue(reference: str | None, *, with_all: bool) -> QueueRead:

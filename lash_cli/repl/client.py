@@ -226,6 +226,13 @@ class ChatClient(Sending):
                 f"turn {row.running_turn_id} was cut off: {who} is gone. Nothing of it is lost; Enter finishes it, "
                 "and so does your next message"
             )
+        try:
+            note = self.desk.cut_off_edit(self.watch.session_id)
+        except LashError as error:
+            self.tell_error(error)
+        else:
+            if note is not None:
+                self.tell(note)
 
     def turn_standing(self) -> TurnStanding:
         """Who runs a turn."""

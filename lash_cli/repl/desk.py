@@ -47,6 +47,11 @@ class Desk(Protocol):
         the database and the configuration, in whatever thread; what goes wrong is no candidate."""
         ...
 
+    def cut_off_edit(self, session_id: str) -> str | None:
+        """That an edit of a session's queue was cut off, and what is typed to put its texts back; None when none was.
+        Raises `LashError` where that cannot be looked up."""
+        ...
+
     def editor(self) -> list[str]:
         """The user's editor; raises `ConfigError` (`editor_missing`)."""
         ...

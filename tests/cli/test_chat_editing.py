@@ -434,3 +434,22 @@ def test_bytes_that_are_no_text_are_seen_as_such_and_sent(chat) -> None:
     one.wait_for("assistant ▸")
     one.wait_for("│ idle")
     assert one.users() == ["!text caf\ufffd ok"]
+
+
+@pytest.mark.parametrize(("args", "prompt"), [((), PROMPT), (("--plain",), "status: idle")])
+def test_a_chat_that_was_killed_over_an_edit_of_the_queue_is_told_where_its_texts_are(
+    chat, lash, tmp_path: Path, args: tuple[str, ...], prompt: str
+) -> None:
+    script, begun = tmp_path / "edit.py", tmp_path / "begun"
+    script.write_text(f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(600)\n")
+    one = chat(*args, prompt=prompt, EDITOR=f"{sys.executable} {script}")
+    lash("enqueue", "s", "precious words")
+    one.wait_for("queued")
+    one.press("/queue edit\r")
+    one.wait_until(begun.exists)
+    os.killpg(one.process.pid, signal.SIGKILL)
+    one.ended()
+    two = chat(*args, prompt=prompt)
+    two.wait_for("an edit of this queue was cut off; put its texts back with: !lash queue edit --recover")
+    assert lash("queue", "edit", "--recover").code == 0
+    two.wait_for("1 for the next" if args else "↳ precious words")
