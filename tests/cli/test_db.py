@@ -62,6 +62,23 @@ def test_without_a_database_nothing_is_made(lash, home, verb):
     assert not home.exists()
 
 
+@pytest.mark.parametrize("has_pages", [False, True])
+def test_a_database_whose_making_was_cut_off_is_none_yet(lash, home, has_pages):
+    """What a first command leaves that is killed before it wrote the tables; the next one that writes makes them."""
+    home.mkdir(mode=0o700)
+    (home / "lash.db").touch(mode=0o600)
+    if has_pages:
+        change(home, "PRAGMA journal_mode=wal")
+    for verb in (("db", "check"), ("db", "info"), ("db", "backup"), ("db", "vacuum"), ("gc",)):
+        done = lash(*verb, "-o", "json")
+        assert (done.code, done.out, done.error["code"]) == (3, "", "store_not_found")
+        assert done.error["hint"] == "make a first session with: lash open"
+    found = lash("doctor", "-o", "json")
+    assert (found.code, found.json["healthy"], found.json["database"]["state"]) == (0, True, "absent")
+    assert lash("open", "s").code == 0
+    assert lash("db", "check").code == 0
+
+
 @pytest.mark.parametrize("verb", ["info", "check", "backup", "vacuum", "scan"])
 def test_a_database_of_another_program_is_left_alone(lash, home, tmp_path, verb):
     other = tmp_path / "other.db"

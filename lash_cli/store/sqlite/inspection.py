@@ -48,25 +48,30 @@ class Facts(NamedTuple):
 def looking(database: Path) -> Iterator[sqlite3.Connection]:
     """A connection that only reads, inside one read transaction.
 
-    Raises `NotFoundError` (`store_not_found`), `StoreUnusable` (`store_foreign`
-    for a database that is not ours) and lash errors for SQLite's own.
+    Raises `NotFoundError` (`store_not_found`, also for one whose making was cut
+    off), `StoreUnusable` (`store_foreign` for a database that is not ours) and
+    lash errors for SQLite's own.
     """
     if not is_there(database):
-        raise NotFoundError(
-            f"{database} does not exist", code="store_not_found", hint="make a first session with: lash open"
-        )
+        raise _none_yet(f"{database} does not exist")
     with mapped_errors(database):
         connection = connect(database, (), read_only=True)
         try:
             connection.execute(BEGIN_READ)
             (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
             if application != schema.APPLICATION_ID:
+                if not application and not any(connection.execute(schema.HAS_ANY_TABLE).fetchone()):
+                    raise _none_yet(f"{database} is empty")
                 raise StoreUnusable(
                     f"{database} is not a lash database", code="store_foreign", hint="name ours with --db FILE"
                 )
             yield connection
         finally:
             connection.close()
+
+
+def _none_yet(message: str) -> NotFoundError:
+    return NotFoundError(message, code="store_not_found", hint="make a first session with: lash open")
 
 
 def schema_version(connection: sqlite3.Connection) -> int:
