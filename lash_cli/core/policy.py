@@ -329,7 +329,13 @@ def readable_policy(policy: SessionPolicy) -> SessionPolicy:
     try:
         reread(persisted_config(policy), PersistedSessionConfig)
     except ValueError as error:
-        raise UsageError(f"that is no policy a session can have: {error}", code="policy_invalid") from error
+        hint = None
+        if not isinstance(policy.model, ModelSpec):
+            hint = "a model is made by ModelSpec('its-name')"
+        elif not isinstance(policy.prompt, PromptLayer):
+            hint = "a prompt is made by PromptLayer().prompt_contribution(PromptContribution('intro', 'the text'))"
+        said = f"that is no policy a session can have: {error}"
+        raise UsageError(said, code="policy_invalid", hint=hint) from error
     return policy
 
 

@@ -214,6 +214,15 @@ async def test_a_policy_that_no_turn_could_use_is_stored_nowhere(unreadable: dic
     assert {refused.value.code for refused in (of_core, of_open, of_configure)} == {"policy_invalid"}
 
 
+@pytest.mark.parametrize(("given", "made"), [({"model": "a name"}, ModelSpec), ({"prompt": "Be brief."}, PromptLayer)])
+def test_who_gives_a_text_for_what_is_made_of_it_is_told_how(given: dict[str, Any], made: type) -> None:
+    with pytest.raises(UsageError) as refused:
+        LashCore(**{"provider": provider("loopback"), "model": ModelSpec("loopback")} | given)
+    assert refused.value.hint is not None
+    names = {kind.__name__: kind for kind in (ModelSpec, PromptContribution, PromptLayer)}
+    assert isinstance(eval(refused.value.hint.partition(" made by ")[2], names), made)
+
+
 async def test_a_tool_that_could_not_be_read_again_is_stored_nowhere(tmp_path: Path) -> None:
     foreign = NamedTools(ToolManifest("t", "t", "d", approval="reading"))  # type: ignore[arg-type]
     wiring: dict[str, Any] = {"provider": provider("loopback"), "model": ModelSpec("loopback")}
