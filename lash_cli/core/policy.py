@@ -329,14 +329,18 @@ def readable_policy(policy: SessionPolicy) -> SessionPolicy:
     try:
         reread(persisted_config(policy), PersistedSessionConfig)
     except ValueError as error:
-        hint = None
-        if not isinstance(policy.model, ModelSpec):
-            hint = "a model is made by ModelSpec('its-name')"
-        elif not isinstance(policy.prompt, PromptLayer):
-            hint = "a prompt is made by PromptLayer().prompt_contribution(PromptContribution('intro', 'the text'))"
         said = f"that is no policy a session can have: {error}"
-        raise UsageError(said, code="policy_invalid", hint=hint) from error
+        raise UsageError(said, code="policy_invalid", hint=_how_made(policy.model, policy.prompt)) from error
     return policy
+
+
+def _how_made(model: object, prompt: object) -> str | None:
+    """How what is most often given as a text is made of one."""
+    if not isinstance(model, ModelSpec):
+        return "a model is made by ModelSpec('its-name')"
+    if not isinstance(prompt, PromptLayer):
+        return "a prompt is made by PromptLayer().prompt_contribution(PromptContribution('intro', 'the text'))"
+    return None
 
 
 def require_iterations(max_turns: object) -> None:
