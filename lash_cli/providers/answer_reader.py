@@ -217,9 +217,10 @@ class AnswerReader:
         return response
 
     def _tolerated(self) -> LlmResponse:
-        """An unproved answer where the end of the stream may stand for its proof, unless it was cut inside a call."""
+        """An unproved answer where the end of the stream may stand for its proof, unless it was cut inside a call or
+        before the first word."""
         response = self._assembler.response() if self._tolerates_eof and not self._assembler.is_empty else None
-        if response is None or not all(_is_whole(call) for call in response.tool_calls):
+        if response is None or _is_wordless(response) or not all(_is_whole(call) for call in response.tool_calls):
             raise self._stream_error(
                 self._wire.unproved_code,
                 f"the answer ended before the provider said it was complete{self._last_word()}",
@@ -280,6 +281,11 @@ class _CutCharacters:
             document = decode_json(whole)
             self._half = cut[2] if cut is not None else ""
             return document
+
+
+def _is_wordless(response: LlmResponse) -> bool:
+    """Whether there is nothing but thoughts, and the blank lines that many a model sends behind those."""
+    return bool(response.parts) and not response.tool_calls and not response.full_text.strip()
 
 
 def _is_whole(call: ToolCallPart) -> bool:

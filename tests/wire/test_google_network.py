@@ -85,6 +85,13 @@ async def test_a_stream_that_ends_without_a_finish_reason_is_taken_as_it_is(fram
     assert len(server.requests) == 1
 
 
+async def test_a_stream_that_ends_while_the_model_thinks_is_no_answer_and_is_asked_again() -> None:
+    thinking = streamed(document({"text": "a long thought", "thought": True}))
+    result, shown, _ = await run(thinking, ANSWER)
+    assert shown == "one two"
+    assert result.record.attempts[0].error.code == "stream_ended_before_finish_reason"
+
+
 async def test_an_endpoint_that_must_prove_its_answers_is_asked_again() -> None:
     result, shown, _ = await run(ending(HALF, "complete"), ANSWER, stream_termination="require")
     assert shown == "one two"

@@ -613,6 +613,12 @@ async def test_an_endpoint_or_a_model_may_accept_the_end_of_a_stream_as_proof() 
     assert response.full_text == "all of it"
 
 
+async def test_thoughts_alone_are_no_answer_where_the_end_of_a_stream_proves_one() -> None:
+    thinking = stream_reply(chunk({"reasoning_content": "hm"}), chunk({"content": "\n"}), done=False)
+    error = await failure(thinking, termination="tolerate_eof")
+    assert (error.code, error.retryable) == ("stream_ended_before_finish_reason", True)
+
+
 async def test_a_refusal_is_an_answer_where_the_end_of_a_stream_proves_one() -> None:
     response, _ = await ask(stream_reply(chunk({"refusal": "no"})), termination="tolerate_eof")
     assert (response.parts, response.terminal_reason) == ((), TerminalReason.CONTENT_FILTER)
