@@ -39,7 +39,8 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 _USUAL_TERMINAL = "\x1b[0m\x1b[?7h\x1b[?2004l\x1b[?25h\r\n"
 PLAIN_KEYS = """Enter   send; while a turn runs, send into it; an empty line sends what is queued
 \\       at the end of a line: the text goes on in the next one
-Ctrl-C  cancel the turn; twice within 2 s without one: quit
+Ctrl-C  put a begun text aside, else cancel the turn, else stop what runs beside the chat; twice within 2 s
+        without any of them: quit
 Ctrl-D  quit"""
 
 

@@ -23,6 +23,7 @@ from lash_cli.repl.asides import Asides
 from lash_cli.repl.desk import Desk, Face
 from lash_cli.repl.driving import Ending, OwnTurns, ending_of
 from lash_cli.repl.outbox import Outbox
+from lash_cli.repl.questions import leaving_panel
 from lash_cli.repl.rules import Do, Moment, TurnStanding
 from lash_cli.repl.sending import HELD_HERE, Sending
 from lash_cli.repl.spawning import END_SECONDS
@@ -88,6 +89,7 @@ class ChatClient(Sending):
         self._interrupted_at = float("-inf")
         self._holds_for_cancel = False
         self._is_leaving = False
+        self._leaving = leaving_panel(self)
         self._patient = None
         self.attachments = ()
         watch.on_turn_end = self._turn_ended
@@ -401,6 +403,10 @@ class ChatClient(Sending):
         else:
             self.tell_error(error)
 
+    def ask_leave(self) -> None:
+        """Ask what becomes of the turn of ours that runs."""
+        self.face.choose(self._leaving)
+
     def carry_out(self, do: Do, text: str) -> None:
         """Do what a key decided, as far as it is not the face's own matter."""
         acts: dict[Do, Callable[[], None]] = {
@@ -411,6 +417,7 @@ class ChatClient(Sending):
             Do.STOP_ASIDE: self.asides.stop,
             Do.WARN_QUIT: self.warn_quit,
             Do.QUIT: lambda: self.stop("quit"),
+            Do.ASK_LEAVE: self.ask_leave,
             Do.SEND: lambda: self.submit(text),
             Do.INJECT: lambda: self.submit(text),
             Do.QUEUE_NEXT: lambda: self.queue_next(text),

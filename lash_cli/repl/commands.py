@@ -20,7 +20,6 @@ from lash_cli.errors import ConflictError, UsageError
 from lash_cli.repl import slash
 from lash_cli.repl.branching import Branching
 from lash_cli.repl.client import ChatClient
-from lash_cli.repl.questions import leaving_panel
 from lash_cli.repl.slash import SESSION, Call, Command, Shell
 from lash_cli.repl.spawning import said_by
 from lash_cli.views.safe_text import safe_text
@@ -154,7 +153,7 @@ class Commands:
     def _leave(self) -> None:
         """As Ctrl-D: what becomes of a turn of this chat is asked first."""
         if self._client.turn_standing() == "own":
-            self._client.face.choose(leaving_panel(self._client))
+            self._client.ask_leave()
         else:
             self._client.stop("quit")
 

@@ -22,13 +22,14 @@ class Choice(NamedTuple):
 
 class Panel(NamedTuple):
     """A question. `default` is the letter that Enter stands for; `is_closable` says that Esc and Ctrl-C close it,
-    `is_list` that every answer gets a line of its own."""
+    `is_list` that every answer gets a line of its own, and `is_over` that nothing hangs on an answer any more."""
 
     title: str
     choices: Mapping[str, Choice]
     default: str | None = None
     is_closable: bool = True
     is_list: bool = False
+    is_over: Callable[[], bool] = lambda: False
 
 
 class Guard:

@@ -19,8 +19,7 @@ from lash_cli.repl import rules
 from lash_cli.repl.client import ChatClient
 from lash_cli.repl.panels import Choice, Panel
 from lash_cli.repl.pastes import CUT, LINE_BYTES
-from lash_cli.repl.questions import busy_panel, leaving_panel
-from lash_cli.repl.rules import Do
+from lash_cli.repl.questions import busy_panel
 from lash_cli.repl.spawning import at_terminal, said_by
 from lash_cli.views.chat_blocks import plain_block
 from lash_cli.views.chat_picture import Block
@@ -160,7 +159,8 @@ class PlainFace:
 
     def choose(self, panel: Panel) -> None:
         """See `Face`. An answer begins with a slash, so that no text is one by accident."""
-        self._panels.append(panel)
+        if panel not in self._panels:
+            self._panels.append(panel)
         answers = "".join(f"answer: /{letter} {choice.label}\n" for letter, choice in panel.choices.items())
         usual = f"note: an empty line is /{panel.default}\n" if panel.default is not None else ""
         self.write(ascii_marks(f"question: {panel.title}\n{answers}{usual}"))
@@ -214,6 +214,7 @@ class PlainFace:
 
     def _is_answered(self, line: str) -> bool:
         """Whether `line` answers the question that stands, and then it is answered."""
+        self._panels = [panel for panel in self._panels if not panel.is_over()]
         if not self._panels:
             return False
         panel = self._panels[-1]
@@ -285,11 +286,7 @@ class PlainFace:
                 self._over.set_exception(EOFError("the terminal is gone"))
             self._read_keyboard(False)
             return
-        do = rules.on_leave(self.client.moment(has_draft=bool(self._begun)))
-        if do is Do.ASK_LEAVE:
-            self.choose(leaving_panel(self.client))
-        elif do is Do.QUIT:
-            self.client.carry_out(do, "")
+        self.client.carry_out(rules.on_leave(self.client.moment(has_draft=bool(self._begun))), "")
 
     def _line(self, line: str) -> None:
         if not self._begun and self._is_answered(line):

@@ -39,6 +39,7 @@ class Questions:
     @property
     def panel(self) -> Panel | None:
         """The question that stands."""
+        self._panels = [panel for panel in self._panels if not panel.is_over()]
         if self._panels:
             return self._panels[-1]
         return self._asked[0][0] if self._asked else None
@@ -75,8 +76,9 @@ class Questions:
             self._face.refresh()
 
     def open(self, panel: Panel) -> None:
-        """Ask something of the chat's own."""
-        self._panels.append(panel)
+        """Ask something of the chat's own, once."""
+        if panel not in self._panels:
+            self._panels.append(panel)
         self.disturb()
 
     def answer(self, letter: str) -> None:
@@ -212,4 +214,5 @@ def leaving_panel(client: ChatClient) -> Panel:
             "s": Choice("stay (Enter)", lambda: None),
         },
         default="s",
+        is_over=lambda: client.turn_standing() != "own",
     )

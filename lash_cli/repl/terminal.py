@@ -38,7 +38,7 @@ from lash_cli.repl.keymap import Action
 from lash_cli.repl.layout import chat_layout, chat_style
 from lash_cli.repl.panels import Panel
 from lash_cli.repl.pastes import CUT, expanded, is_folded, normalised, placeholder
-from lash_cli.repl.questions import Questions, busy_panel, leaving_panel
+from lash_cli.repl.questions import Questions, busy_panel
 from lash_cli.repl.rules import Do
 from lash_cli.repl.slash import SESSION
 from lash_cli.repl.spawning import at_terminal, said_by
@@ -376,8 +376,6 @@ class PromptFace:
                     self.client.tell("type a text first: Tab queues it for the next turn")
             case Do.ACCEPT:
                 self._accept_suggestion()
-            case Do.ASK_LEAVE:
-                self.questions.open(leaving_panel(self.client))
             case Do.SEND | Do.INJECT | Do.OFFER | Do.QUEUE_NEXT:
                 self._submit(do)
             case _:

@@ -134,6 +134,39 @@ def test_leaving_a_turn_to_a_worker_lets_it_finish_elsewhere(chat, lash, gate) -
     assert lash("resume", "s").out == "all is well\n"
 
 
+def test_what_becomes_of_a_turn_is_asked_once_and_not_when_it_is_over(chat, gate) -> None:
+    one = chat()
+    one.gated(gate)
+    one.press("\x04\x04")
+    one.wait_for("[s] stay")
+    one.press("s")
+    one.wait_for(lambda text: "a turn of this chat runs" not in text)
+    one.press("\x04")
+    one.wait_for("[s] stay")
+    gate.touch()
+    one.wait_for(lambda text: "│ idle" in text and "a turn of this chat runs" not in text)
+    one.press("no answer any more\r")
+    one.wait_for("You said: no answer any more")
+
+
+def test_without_redraw_too_it_is_asked_once_and_not_when_the_turn_is_over(chat, gate) -> None:
+    one = chat("--plain", prompt="status: idle")
+    one.press(f" !wait-file {gate}\n")
+    one.wait_for("status: a turn runs")
+    one.press("\x04")
+    one.wait_for("note: an empty line is /s")
+    one.press("\x04")
+    one.wait_until(lambda: one.everything.count("note: an empty line is /s") == 2)
+    one.press("/s\n/s\n")
+    one.wait_for("unknown command /s")
+    one.press("\x04")
+    one.wait_until(lambda: one.everything.count("note: an empty line is /s") == 3)
+    gate.touch()
+    one.wait_for(lambda text: "status: idle" in text.rpartition("status: a turn runs")[2])
+    one.press("/l\n")
+    one.wait_for("unknown command /l")
+
+
 def test_a_third_ctrl_c_leaves_at_once_and_the_turn_to_recovery(chat, lash, gate) -> None:
     one = chat()
     one.gated(gate)
