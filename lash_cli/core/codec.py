@@ -159,10 +159,13 @@ def storable(text: str) -> str:
 
 def described(error: BaseException, limit: int = MAX_ERROR_CHARS) -> str:
     """What kind of exception foreign code raised and the first `limit` characters of what it says, as text that can be
-    stored: a file name in it may be no UTF-8, and one may not even be able to say what it is."""
+    stored: a file name in it may be no UTF-8, and one may not even be able to say what it is. A group, as a task group
+    raises, only counts what it holds; the first of that says why."""
     kind = type(error).__name__
     try:
         text = str(error)
+        if isinstance(error, BaseExceptionGroup):
+            text = f"{text}: {described(error.exceptions[0], limit)}"
     except Exception as fault:  # noqa: BLE001 - it is the exception that cannot say what it is
         text = f"its text cannot be read ({type(fault).__name__})"
     if len(text) > limit:

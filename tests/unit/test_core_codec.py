@@ -65,3 +65,12 @@ def test_what_a_program_hands_in_is_kept_to_a_depth_that_does_not_depend_on_the_
 )
 def test_an_exception_is_described_by_its_kind_and_as_much_of_its_text_as_is_asked_for(error, said: str) -> None:
     assert described(error, 20 if "file" in said or "such" in said else 8) == said
+
+
+def test_a_group_of_exceptions_is_described_by_the_first_of_them() -> None:
+    """As a task group raises it, whose own text only counts them."""
+    inner = ExceptionGroup("inside", [ValueError("no such city"), KeyError("b")])
+    said = "ExceptionGroup: inside (2 sub-exceptions): ValueError: no such city"
+    assert described(inner) == said
+    assert described(ExceptionGroup("outside", [inner])) == f"ExceptionGroup: outside (1 sub-exception): {said}"
+    assert len(described(inner, 10)) < 40
