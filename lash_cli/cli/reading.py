@@ -33,11 +33,13 @@ def run_async(work: Coroutine[Any, Any, T], new_loop: Callable[[], AbstractEvent
         import asyncio
         import concurrent.futures.thread  # noqa: F401 - the store is closed with it: not to be missed then
 
+        from lash_cli.cli.interrupt import undisturbed
         from lash_cli.cli.logs import log_to_file
 
         log_to_file()
         runner = asyncio.Runner(loop_factory=new_loop)
         try:
+            undisturbed(runner.get_loop)
             return runner.run(work)
         finally:
             _close(runner)

@@ -90,6 +90,30 @@ def test_an_interrupt_while_no_command_runs_ends_the_process_without_a_word(lash
     assert out == (b"" if place == "importing" else b"hello\n")
 
 
+def test_an_interrupt_while_the_event_loop_is_made_leaves_no_half_of_one(lash, home: Path) -> None:
+    lash("open", "s")
+    program = (
+        f"""
+import os, signal, sys
+from asyncio.selector_events import BaseSelectorEventLoop
+make = BaseSelectorEventLoop._make_self_pipe
+def late(loop):
+    {INTERRUPT}
+    make(loop)
+BaseSelectorEventLoop._make_self_pipe = late
+"""
+        + STARTED
+    )
+    process = start_process(
+        [sys.executable, "-c", program, "turn", "s", "!text hello"],
+        env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err
+    assert lash("show", "s", "-o", "json").json["turns"] == 0
+
+
 def test_an_interrupt_of_a_look_ends_it_as_it_ends_any_program(lash, home: Path) -> None:
     """Where Python raises, a decoder that is being made may crash; a look has nothing to undo."""
     lash("open", "s")
