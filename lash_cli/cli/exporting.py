@@ -8,7 +8,7 @@ texts go through the redactor, and what cannot be read as text is left out.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from lash_cli.cli.documents import Document, message_document
 from lash_cli.cli.invocation import current
@@ -17,7 +17,7 @@ from lash_cli.core.archive import ExportFile, SessionArchive, format_of
 from lash_cli.core.codec import to_builtins
 from lash_cli.core.content import Message
 from lash_cli.core.graph import ConversationPayload, active_path
-from lash_cli.settings.redact import redact
+from lash_cli.settings.redact import redact, redacted
 from lash_cli.version import __version__
 from lash_cli.views.export_text import ExportedMessage, ExportedSession
 from lash_cli.views.times import rfc3339
@@ -69,22 +69,7 @@ def _as_json(archives: Sequence[SessionArchive], choice: Choice, now_ms: int) ->
         tuple(archives),
     )
     document = to_builtins(file)
-    return to_json(_redacted(document, leaving_out=_OPAQUE_KEYS) if choice.is_redacted else document) + "\n"
-
-
-def _redacted(value: Any, *, leaving_out: frozenset[str] = frozenset()) -> Any:
-    """Plain JSON with every text redacted, keys of dictionaries too, without the keys of `leaving_out`."""
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, list | tuple):
-        return [_redacted(item, leaving_out=leaving_out) for item in value]
-    if isinstance(value, dict):
-        return {
-            redact(key): _redacted(item, leaving_out=leaving_out)
-            for key, item in value.items()
-            if key not in leaving_out
-        }
-    return value
+    return to_json(redacted(document, leaving_out=_OPAQUE_KEYS) if choice.is_redacted else document) + "\n"
 
 
 class _Said(NamedTuple):
@@ -127,7 +112,7 @@ def _lines(archive: SessionArchive, choice: Choice) -> list[str]:
             "session_name": archive.name,
             **message_document(entry.message, at_ms=entry.at_ms, turn_id=entry.turn_id, frame_id=entry.frame_id),
         }
-        lines.append(to_json(_redacted(document) if choice.is_redacted else document))
+        lines.append(to_json(redacted(document) if choice.is_redacted else document))
     return lines
 
 

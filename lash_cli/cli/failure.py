@@ -69,22 +69,26 @@ def report(error: LashError) -> int:
     if current().debug and not isinstance(error, UsageError):
         import traceback
 
-        write_note(_redact("".join(traceback.format_exception(error))).rstrip())
+        from lash_cli.settings.redact import redact
+
+        write_note(redact("".join(traceback.format_exception(error))).rstrip())
     return error.exit_status
 
 
 def error_document(error: LashError) -> dict[str, Any]:
     """The JSON form of an error (contract 08 §6.2), also used by the `stream_end` line of a JSONL stream."""
+    from lash_cli.settings.redact import redact, redacted
+
     return {
         "schema": SCHEMA,
         "kind": "Error",
         "code": error.code,
-        "message": _shortened(_redact(error.message)),
+        "message": _shortened(redact(error.message)),
         "exit": error.exit_status,
         "retryable": error.retryable,
         "ambiguous": error.ambiguous,
-        "hint": _redact(current().commands_here(error.hint)) if error.hint else None,
-        "details": _redact_tree(error.details),
+        "hint": redact(current().commands_here(error.hint)) if error.hint else None,
+        "details": redacted(error.details),
         "request_id": current().request_id,
     }
 
@@ -164,41 +168,15 @@ def _log_traceback(error: Exception) -> str | None:
     import time
     import traceback
 
-    from lash_cli.paths import ensure_private_directory
+    from lash_cli.cli.logs import append_to_log
 
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    text = f"{stamp} {current().request_id}\n{''.join(traceback.format_exception(error))}"
-    try:
-        path = current().paths.log_file
-        ensure_private_directory(os.path.dirname(path))
-        # Not blocking: a named pipe that nobody reads would keep the error from being told.
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(_redact(text))
-    except (OSError, LashError):
-        return None
-    return path
+    return append_to_log(f"{stamp} {current().request_id}\n{''.join(traceback.format_exception(error))}")
 
 
 def _shortened(text: str) -> str:
     half = MESSAGE_CHARS // 2
     return text if len(text) <= MESSAGE_CHARS else f"{text[:half]} … {text[-half:]}"
-
-
-def _redact(text: str) -> str:
-    from lash_cli.settings.redact import redact
-
-    return redact(text)
-
-
-def _redact_tree(value: Any) -> Any:
-    if isinstance(value, str):
-        return _redact(value)
-    if isinstance(value, dict):
-        return {key: _redact_tree(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_redact_tree(item) for item in value]
-    return value
 
 
 def _abandon_stdout() -> int:

@@ -32,19 +32,25 @@ class LogFile(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        path = current().paths.log_file
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         text = f"{stamp} {current().request_id} {record.levelname.lower()} {record.name}: {self.format(record)}\n"
-        try:
-            from lash_cli.settings.redact import redact  # hardly any command has anything to log
+        append_to_log(text)
 
-            ensure_private_directory(os.path.dirname(path))
-            # A named pipe that nobody reads holds nobody up; it means nothing to a file.
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, PRIVATE_FILE_MODE)
-            with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(redact(text))
-        except (OSError, LashError):
-            return
+
+def append_to_log(text: str) -> str | None:
+    """Append `text` to the log file of this invocation, redacted; its path, None where it cannot be written."""
+    try:
+        from lash_cli.settings.redact import redact  # hardly any command has anything to log
+
+        path = current().paths.log_file
+        ensure_private_directory(os.path.dirname(path))
+        # A named pipe that nobody reads holds nobody up; it means nothing to a file.
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, PRIVATE_FILE_MODE)
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(redact(text))
+    except (OSError, LashError):
+        return None
+    return path
 
 
 def log_to_file() -> None:

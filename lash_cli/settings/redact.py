@@ -69,6 +69,18 @@ def redact(text: str) -> str:
     return _URL_CREDENTIALS.sub(f"://{MASK}@", text)
 
 
+def redacted(value: Any, *, leaving_out: frozenset[str] = frozenset()) -> Any:
+    """Plain data with every text in it redacted, keys of dictionaries too, without the keys of `leaving_out`."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, list | tuple):
+        return [redacted(item, leaving_out=leaving_out) for item in value]
+    if isinstance(value, dict):
+        kept = {key: item for key, item in value.items() if key not in leaving_out}
+        return {redacted(key): redacted(item, leaving_out=leaving_out) for key, item in kept.items()}
+    return value
+
+
 def is_credential(path: Sequence[str]) -> bool:
     """Whether a path inside a provider's options, such as `headers.Authorization`, is the place of a credential."""
     if len(path) > 1 and path[0] in ("headers", "query") and _HEADER_OF_CREDENTIALS.search(path[-1]):
