@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from lash_cli.core.codec import Record, described, reread
+from lash_cli.core.codec import Record, described, reread, storable
 from lash_cli.core.content import AttachmentSource, ProsePart, ReasoningPart
 from lash_cli.core.llm import (
     AttemptRecord,
@@ -445,8 +445,8 @@ class RetryingCaller:
         """Log where a provider failed, as is done for all foreign code. Its text may name a key, its frames do not."""
         import traceback  # a provider that works needs none of it (design D16)
 
-        where = "".join(traceback.format_exception(raised))
-        _log.error("the provider %s raised\n%s", self._provider_id, redact(where, self._secrets).rstrip())
+        where = storable(redact("".join(traceback.format_exception(raised)), self._secrets)).rstrip()
+        _log.error("the provider %s raised\n%s", self._provider_id, where)
 
     def _panicked(self, what: str) -> LlmTransportError:
         """The failure that stands for a bug of the provider."""

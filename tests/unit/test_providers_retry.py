@@ -575,13 +575,14 @@ async def test_a_provider_bug_becomes_a_record_and_is_not_retried() -> None:
 
 async def test_where_a_provider_failed_is_logged_without_secrets(caplog) -> None:
     async def has_a_bug(sink: EventSink) -> LlmResponse:
-        raise KeyError("topsecret")
+        raise OSError("topsecret \udcff")
 
     await Call(has_a_bug).run()
     (record,) = caplog.records
     assert "the provider p raised" in record.getMessage()
     assert "in has_a_bug" in record.getMessage()
     assert "topsecret" not in caplog.text
+    assert record.getMessage().encode()
 
 
 async def test_a_failing_sink_is_not_mistaken_for_a_failing_provider() -> None:
