@@ -40,6 +40,8 @@ Fragments = Callable[[], list[tuple[str, str]]]
 
 MENU_ROWS = 6
 _GROWING_SHARE = 3
+# A terminal of fewer rows has none for what grows while a question stands.
+_ROWS_FOR_BOTH = 10
 
 
 def chat_style() -> Style:
@@ -116,6 +118,8 @@ def _size(face: PromptFace) -> tuple[int, int]:
 
 def _growing(face: PromptFace) -> list[tuple[str, str]]:
     _, rows = _size(face)
+    if rows < _ROWS_FOR_BOTH and face.questions.panel is not None:
+        return []
     watch, mark = face.client.watch, face.options.glyphs.says
     lines = watch.picture.lines(watch.now_ms(), room=max(1, rows // _GROWING_SHARE))
     return [(style, f"  {mark} {line}" if style == "tool" else f"  {line}") for style, line in lines]

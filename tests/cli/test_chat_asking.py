@@ -55,7 +55,7 @@ def test_a_long_call_is_shown_whole_above_the_question(chat, home) -> None:
     assert not (home.parent / "made.txt").exists()
 
 
-@pytest.mark.parametrize(("columns", "rows"), [(45, 12), (40, 10), (30, 8)])
+@pytest.mark.parametrize(("columns", "rows"), [(45, 12), (40, 10), (30, 8), (30, 6)])
 def test_a_question_is_seen_with_its_answers_on_a_small_terminal(chat, columns: int, rows: int) -> None:
     one = chat(columns=columns, rows=rows)
     command = f"echo {'word ' * 30}"
