@@ -299,6 +299,21 @@ def test_a_chat_that_is_stopped_holds_up_nobody_at_the_store(home: Path, tmp_pat
         one.wait_until(lambda: not one.is_cooked)
 
 
+def test_ctrl_z_while_a_turn_runs_says_that_it_stands_still_and_it_goes_on(home: Path, gate: Path) -> None:
+    prepare(home, ("open", "s", "--name", "fjord"))
+    with contextlib.closing(ChatJob(home, "s")) as one:
+        one.wait_for(PROMPT)
+        one.gated(gate)
+        one.press("a draft\x1a")
+        wait_until_frozen(one.process)
+        one.wait_for("suspended: the running turn stands still")
+        assert one.is_cooked and PROMPT not in one.text
+        gate.touch()
+        one.process.send_signal(signal.SIGCONT)
+        one.wait_for("all is well")
+        one.wait_for(lambda text: f"{PROMPT} a draft" in text and "│ idle" in text)
+
+
 def test_enter_enters_the_running_turn_once_and_tab_the_next_one_once(chat, gate) -> None:
     one = chat()
     one.gated(gate)

@@ -68,3 +68,20 @@ def test_a_chat_begins_with_why_the_turn_before_it_stopped(
     one.wait_for("well again")
     two = chat(*args, prompt=prompt)
     assert shows(two, "well again") and not shows(two, "hint: ")
+
+
+@FACES
+def test_a_text_for_a_session_that_others_closed_is_the_draft_again(
+    chat: Callable[..., Chat], lash: Any, args: tuple[str, ...], prompt: str
+) -> None:
+    one = chat(*args, prompt=prompt)
+    assert lash("close", "s").code == 0
+    one.wait_for("closed")
+    one.press("precious words\r")
+    one.wait_for("reopen it with: !lash resume s")
+    one.wait_for("draft: precious words" if args else "fjord ❯ precious words")
+    assert lash("resume", "s").code == 0
+    one.wait_for(lambda text: "idle" in text.rpartition("closed")[2])
+    one.press("\r")
+    one.wait_for("You said: precious words")
+    one.wait_until(lambda: one.users() == ["precious words"])

@@ -176,3 +176,15 @@ def test_a_verb_imports_nothing_from_the_directory_of_the_chat(chat, home) -> No
     assert "that lies here" not in one.text
     one.press("\x04")
     assert one.ended() == 0
+
+
+def test_a_question_about_a_turn_that_others_cancelled_takes_no_answer(chat, home) -> None:
+    one = chat("--plain", prompt="status: idle")
+    one.press(' !tool write {"path":"made.txt","content":"x"}\n')
+    one.wait_for("answer: /y yes, once")
+    assert one.lash("cancel", "s").code == 0
+    one.wait_for("note: turn cancelled")
+    one.wait_for(is_idle)
+    one.press("/y\n")
+    one.wait_for("unknown command /y")
+    assert not (home.parent / "made.txt").exists()

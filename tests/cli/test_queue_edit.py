@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import signal
@@ -459,6 +460,22 @@ def test_what_was_typed_into_an_edit_that_was_killed_is_kept_where_the_session_i
     kept = Path(row["file"]).read_text()
     assert f"--- {one} ---\na\n" in kept and f"--- {one} ---\ntyped and saved\n" in kept
     assert stat.S_IMODE(os.stat(row["file"]).st_mode) == 0o600
+
+
+def test_a_journal_without_its_name_goes_with_the_next_edit_unless_somebody_is_just_naming_it(
+    world: QueuedHome, home: Path, tmp_path: Path
+) -> None:
+    one = world.add("a")
+    (tmp_path / "new").write_text(f"--- {one} ---\nb\n")
+    dead, living = home / "edits" / "dead.journal.new", home / "edits" / "living.journal.new"
+    dead.parent.mkdir(0o700)
+    dead.touch()
+    with living.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert world.lash("queue", "edit", one, "--file", str(tmp_path / "new")).code == 0
+    assert (dead.exists(), living.exists(), world.waiting()) == (False, True, ["b"])
+    assert world.lash("queue", "edit", "--recover").code == 0
+    assert not living.exists()
 
 
 def test_an_edit_that_somebody_is_busy_with_is_not_recovered(world: QueuedHome, editor: Editor) -> None:
