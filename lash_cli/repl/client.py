@@ -25,7 +25,7 @@ from lash_cli.repl.driving import Ending, OwnTurns, ending_of
 from lash_cli.repl.outbox import Outbox
 from lash_cli.repl.questions import leaving_panel
 from lash_cli.repl.rules import Do, Moment, TurnStanding
-from lash_cli.repl.sending import HELD_HERE, Sending
+from lash_cli.repl.sending import HELD_HERE, UNKNOWN, Sending
 from lash_cli.repl.spawning import END_SECONDS
 from lash_cli.repl.watching import Watch
 from lash_cli.views.chat_picture import Block
@@ -395,6 +395,8 @@ class ChatClient(Sending):
         text = next((leaving.text for leaving in self.outbox.draft.leaving if leaving.key == key), None)
         if key is None or text is None or error.ambiguous:
             self.tell_error(error)
+            if text is not None:
+                self.tell(UNKNOWN)
             return
         self.outbox.refused(key)
         self._text_came_back()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # What a hold of a chat ends with.
 HELD_HERE = "in lash chat"
+# Said where nobody knows whether a text arrived.
+UNKNOWN = "if the text did not arrive, the next chat of this session begins with it as its draft"
 
 
 class Sending:
@@ -101,7 +103,10 @@ class Sending:
         except LashError as error:
             if not error.ambiguous:
                 self._text_came_back()
-            raise
+                raise
+            self.tell_error(error)
+            self.tell(UNKNOWN)
+            return
         await self.watch.look()
         if self.turn_standing() == "none" and self.watch.row.meta.held_at_ms is None:
             # The turn it was meant for ended meanwhile.
