@@ -24,9 +24,12 @@ if TYPE_CHECKING:
     from lash_cli.runtime.host import RuntimeHost
 
 
-# How long what is called from inside of a turn that is stopped waits for its end: longer than that waits for any code
-# that does not stop with it. Behind that it waits for its caller.
+# How long what is called from inside of a turn that is stopped waits for its end, and the close of a core for the turns
+# in the loops of other threads: longer than that waits for any code that does not stop with it. Behind that it waits
+# for its caller.
 OWN_TURN_S = 5.0
+# How often it is looked whether a turn in the loop of another thread has ended.
+ELSEWHERE_POLL_S = 0.01
 
 
 class SharedSession:
@@ -34,6 +37,7 @@ class SharedSession:
 
     __slots__ = (
         "__weakref__",
+        "_elsewhere_until",
         "_is_left_behind",
         "_lock",
         "_loop",
@@ -60,6 +64,8 @@ class SharedSession:
         self.cancels = TurnCancelRegistry()
         self.handles = 1
         self.is_gone = False
+        # Until when turns that were stopped are waited for in other loops.
+        self._elsewhere_until = 0.0
 
     @property
     def is_locked(self) -> bool:
@@ -110,16 +116,22 @@ class SharedSession:
         self.is_gone = True
         self.forget_closed_loop()
         self.cancels.cancel_all(reason=reason)
+        self._elsewhere_until = asyncio.get_running_loop().time() + OWN_TURN_S
 
     async def stopped(self) -> None:
-        """Wait until every turn and every change has committed, and let the session go. What runs in another loop is
-        left to it."""
+        """Wait until every turn and every change has committed, and let the session go. What another loop has not ended
+        in time, or does not run any more, is left to it."""
+        here = asyncio.get_running_loop()
         while self.is_locked or self.waiting:
-            if self._loop is not asyncio.get_running_loop():
+            loop = self._loop
+            if loop is here:
+                async with self._lock:
+                    pass  # whoever came before us is done
+                await asyncio.sleep(0)
+            elif loop is not None and loop.is_running() and here.time() < self._elsewhere_until:
+                await asyncio.sleep(ELSEWHERE_POLL_S)
+            else:
                 break
-            async with self._lock:
-                pass  # whoever came before us is done
-            await asyncio.sleep(0)
         self.let_go()
 
     def in_use(self, token: CancelToken) -> _InUse:

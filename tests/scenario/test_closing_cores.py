@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,7 +15,21 @@ import pytest
 from support.cancelling import MOST_STEPS, cancelled_at, settle
 from support.scripted import ScriptedCaller, calls, text
 
-from lash_cli.api import FunctionToolProvider, LashCore, SessionTaken, Stopped, TurnOutput, WorkOptions, shared, tool
+from lash_cli.api import (
+    FunctionToolProvider,
+    LashCore,
+    ModelRequestStarted,
+    ModelSpec,
+    SessionTaken,
+    SqliteStore,
+    Stopped,
+    StopReason,
+    TurnOutput,
+    WorkOptions,
+    provider,
+    shared,
+    tool,
+)
 from lash_cli.api.turns import STREAM_QUEUE_ITEMS
 from lash_cli.core.activity import TurnActivity
 from lash_cli.core.content import message_text
@@ -214,3 +230,40 @@ async def test_a_turn_whose_store_is_closed_under_it_is_not_told_as_one_that_was
     with pytest.raises(StoreClosed) as refused:
         await session.turn("more").run()
     assert not refused.value.ambiguous, "nothing of this one was begun"
+
+
+async def test_a_core_waits_for_the_turns_that_run_in_other_threads(tmp_path: Path) -> None:
+    core = LashCore(provider=provider("loopback"), model=ModelSpec("m"), store=SqliteStore.open(tmp_path / "lash.db"))
+    names, asking = ("a", "b"), threading.Semaphore(0)
+
+    def shown(activity: TurnActivity) -> None:
+        if isinstance(activity.event, ModelRequestStarted):
+            asking.release()
+
+    async def view(name: str) -> StopReason | None:
+        async with await core.open_session(name) as session:
+            output = await session.turn("!sleep 3600").stream_to(shown)
+        assert output.result is not None and isinstance(output.result.outcome, Stopped)
+        return output.result.outcome.reason
+
+    views = [asyncio.create_task(asyncio.to_thread(asyncio.run, view(name))) for name in names]
+    for _ in names:
+        assert await asyncio.to_thread(asking.acquire, timeout=LIMIT_S)
+    await core.aclose()
+    assert await asyncio.gather(*views) == ["cancelled"] * len(names)
+
+
+async def test_a_core_does_not_wait_for_ever_for_a_thread_that_waits_for_it(monkeypatch) -> None:
+    monkeypatch.setattr(shared, "OWN_TURN_S", 0.1)
+    core = LashCore(provider=ScriptedCaller([text("one")]), model=ModelSpec("m"))
+    loop = asyncio.get_running_loop()
+
+    def in_the_turn(activity: TurnActivity) -> None:
+        # Out of the context of the turn, as by a signal: nobody can know who waits there.
+        Context().run(asyncio.run_coroutine_threadsafe, core.aclose(), loop).result(LIMIT_S)
+
+    async def view() -> None:
+        async with await core.open_session("a") as session:
+            await session.turn("go").stream_to(in_the_turn)
+
+    await asyncio.to_thread(asyncio.run, view())
