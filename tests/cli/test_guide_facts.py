@@ -9,6 +9,7 @@ import pytest
 from support.guides import ROOT
 
 from lash_cli import docs
+from lash_cli.api import shared
 from lash_cli.cli.attaching import MAX_TOTAL_BYTES
 from lash_cli.cli.tail_crowd import MAX_WATCHED
 from lash_cli.cli.work_command import DEFAULT_GRACE
@@ -67,6 +68,7 @@ def loopback_waits_s() -> list[str]:
         ("history", f"no more than {spaced(rolling_history.RESERVED_TOKENS)} tokens are left"),
         ("history", f"From {round(rolling_history.VIEW_FROM * 100)} % on"),
         ("history", f"from before the last {WORDS[rolling_history.VIEW_KEPT_TURNS]} turns"),
+        ("embedding", f"in loops of other threads no longer than {shared.OWN_TURN_S:g} s"),
         ("embedding", f"up to {drivers.DEFAULT_CONCURRENCY} sessions at a time"),
         ("embedding", f"waits {round(foreign.CANCEL_GRACE_S * 1000)} ms for a hook"),
         ("embedding", f"takes longer than {QUIET_WITHIN_S:g} s the child"),
