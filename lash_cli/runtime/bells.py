@@ -59,7 +59,7 @@ def bell_root() -> str | None:
     None when the place exists but is not ours alone.
     """
     runtime = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime and os.path.isdir(runtime):
+    if runtime and os.path.isabs(runtime) and os.path.isdir(runtime):
         root = os.path.join(runtime, "lash")
     else:
         root = os.path.join(os.environ.get("TMPDIR") or _TEMPORARY, f"lash-{os.getuid()}")

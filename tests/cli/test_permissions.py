@@ -15,6 +15,7 @@ from support.prepared import prepare
 from support.unprivileged import run_unprivileged
 
 from lash_cli.paths import resolve_paths
+from lash_cli.runtime.bells import bell_root
 
 COMMANDS = (
     "ls", "ls -o json", "ls --sort name", "show one", "log one", "queue ls one", "tree one", "usage", "search x",
@@ -159,7 +160,12 @@ def test_a_home_that_is_closed_to_us_is_told_as_that_by_every_verb(home: Path, t
         assert done.error["hint"], arguments
 
 
-def test_a_runtime_directory_that_is_relative_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_directory_that_is_relative_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """XDG has it so; there would be another one in every directory that somebody is in."""
     usual = resolve_paths({"HOME": "/home/me"}).runtime_dir
     assert resolve_paths({"HOME": "/home/me", "XDG_RUNTIME_DIR": "run"}).runtime_dir == usual
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "run")
+    root = bell_root()
+    assert root is None or os.path.isabs(root)
