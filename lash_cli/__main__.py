@@ -66,13 +66,26 @@ def _speak_utf8() -> None:
     if sys.getfilesystemencoding() != "utf-8" and sys.executable:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     if sys.stdout is not None and sys.stdout.errors == "strict":
-        # A path is printed as the bytes it is; what somebody's own choice of an encoding lacks becomes an escape.
-        errors = "surrogateescape" if sys.stdout.encoding.lower() in ("utf-8", "utf8") else "backslashreplace"
+        # A path is printed as the bytes it is.
+        errors = "surrogateescape" if sys.stdout.encoding.lower() in ("utf-8", "utf8") else _escape_what_is_lacking()
         sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]
     if sys.stdout is not None and sys.stdout.write_through:  # type: ignore[union-attr]
         from lash_cli.cli.streams import write_whole
 
         write_whole()
+
+
+def _escape_what_is_lacking() -> str:
+    """The name of how what somebody's own choice of an encoding lacks is printed: as an escape that JSON has, too."""
+    import codecs
+
+    def escaped(error: UnicodeError) -> tuple[str, int]:
+        assert isinstance(error, UnicodeEncodeError)
+        units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+        return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4)), error.end
+
+    codecs.register_error("lash-json", escaped)
+    return "lash-json"
 
 
 def _answer(text: str) -> int:

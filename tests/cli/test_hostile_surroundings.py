@@ -28,6 +28,22 @@ def test_text_is_utf8_in_a_locale_that_is_not(lash, tmp_path) -> None:
     assert (unknown.code, unknown.error["message"]) == (3, "no session 'nöpe'")
 
 
+def test_json_is_json_in_an_encoding_that_lacks_some_of_its_letters(lash, home) -> None:
+    text = TEXT + ' \\ "'
+    lash("turn", "s", "--or-open", f"!text {text}")
+    lash("rename", "s", "größe")
+
+    def out(encoding: str, *arguments: str) -> str:
+        env = environment(home, {"PYTHONIOENCODING": encoding})
+        return subprocess.check_output([*COMMAND, *arguments], env=env, cwd=home.parent, timeout=60).decode(encoding)
+
+    for encoding in ("ascii", "latin-1"):
+        assert json.loads(out(encoding, "log", "s", "-o", "json"))["items"][-1]["text"] == text
+        assert json.loads(out(encoding, "ls", "-o", "json"))["items"][0]["name"] == "größe"
+        assert json.loads(out(encoding, "export", "s", "--as", "json"))["sessions"][0]["name"] == "größe"
+        assert "\\u6f22\\u5b57 \\ud83d\\ude00" in out(encoding, "log", "s")
+
+
 def test_a_directory_whose_name_is_not_utf8_has_sessions_like_any_other(lash, tmp_path) -> None:
     place = os.fsdecode(os.fsencode(tmp_path) + b"/d\xff")
     os.mkdir(place)
