@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -78,6 +79,23 @@ class SystemIds:
     def bits(self, count: int) -> int:
         """`count` random bits."""
         return int.from_bytes(os.urandom((count + 7) // 8), "big") >> (-count % 8)
+
+
+def is_without_thread(error: Exception) -> bool:
+    """Whether `error` is Python's where the system lets this process start no more threads."""
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+
+
+async def in_a_thread(call: Callable[[], None]) -> None:
+    """Make `call`, which may be repeated, in a thread, or here where the system has none left: the loop waits then."""
+    import asyncio
+
+    try:
+        await asyncio.to_thread(call)
+    except RuntimeError as error:
+        if not is_without_thread(error):
+            raise
+        call()
 
 
 def clock_of(given: Clock | None) -> Clock:

@@ -9,7 +9,6 @@ ends the chat.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 from collections.abc import Callable
@@ -106,7 +105,7 @@ class ChatRecording:
                 self._forget()
                 return
             await self._lines.end([self._watched], reason, exit_status, error)
-            await asyncio.to_thread(self._pump.drain)
+            await self._pump.drained()
         except OSError as failure:
             raise self._unwritten(failure) from failure
         finally:

@@ -17,7 +17,7 @@ from typing import Any
 
 from lash_cli.cli.invocation import current
 from lash_cli.cli.output import SCHEMA, to_notice, write_note
-from lash_cli.errors import LashError, TooManyOpenFiles, UsageError
+from lash_cli.errors import ConfigError, LashError, TooManyOpenFiles, UsageError
 from lash_cli.views.safe_text import safe_text
 
 # A message that quotes what it was given stays readable whatever that was; the middle is left out.
@@ -102,7 +102,25 @@ def told_as(error: Exception) -> LashError:
     """The error that is told for whatever was raised; what nobody expected is `internal`, with its traceback in the log
     file."""
     too_many = TooManyOpenFiles.behind(error)
-    return too_many or (error if isinstance(error, LashError) else _internal(error))
+    if too_many is not None:
+        return too_many
+    if isinstance(error, LashError):
+        return error
+    from lash_cli.system import is_without_thread
+
+    return _without_thread(error) if is_without_thread(error) else _internal(error)
+
+
+def _without_thread(error: Exception) -> LashError:
+    """Where it stood is not known: something may have been done before."""
+    told = ConfigError(
+        "no thread can be started: this user or this container may have no more processes",
+        code="too_many_processes",
+        hint="look before retrying, and let it have more: see ulimit -u, and the limit of the container",
+    )
+    told.ambiguous = True
+    told.__cause__ = error
+    return told
 
 
 def _internal(error: Exception) -> LashError:

@@ -111,7 +111,7 @@ class Following(Stoppable):
     async def drained(self) -> None:
         """Return when everything queued was written, or nobody reads it any more; raises the `OSError` of a failed
         write."""
-        await asyncio.to_thread(self._pump.drain)
+        await self._pump.drained()
 
     async def told_as(self, error: Exception) -> LashError:
         """See `OutputPump.told_as`."""

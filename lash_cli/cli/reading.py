@@ -58,6 +58,12 @@ def _close(runner: Runner) -> None:
     was_raised = threading.current_thread() is threading.main_thread() and let_it_end_us()
     try:
         runner.close()
+    except RuntimeError as error:
+        from lash_cli.system import is_without_thread
+
+        # The system has none for waiting for the others, which end all the same: the end of the process waits for them.
+        if not is_without_thread(error):
+            raise
     finally:
         if was_raised:
             raise_it()

@@ -277,7 +277,7 @@ class TurnRun:
             reason = "signal"
             failure = interrupted_error(signals.received, failure.details, has_begun=False)
         if self._lines is None:
-            await asyncio.to_thread(self._pump.drain)
+            await self._pump.drained()
             return failure
         error = await self._pump.told_as(failure)
         await self._end_stream(reason, error)
@@ -289,8 +289,7 @@ class TurnRun:
 
             document = error_document(error) if error is not None else None
             self._lines.end(reason, error.exit_status if error is not None else 0, document)
-        # In a thread, so that a second signal still ends a process whose reader has stalled.
-        await asyncio.to_thread(self._pump.drain)
+        await self._pump.drained()
 
     def _emit_document(self, result: TurnResult, replayed: bool) -> None:
         document = turn_result_document(result, name=self._name, replayed=replayed)

@@ -49,6 +49,7 @@ from lash_cli.core.activity import (
 from lash_cli.core.observation import SessionCursor
 from lash_cli.core.outcome import AssistantMessage, Finished, TurnResult
 from lash_cli.errors import LashError
+from lash_cli.system import in_a_thread
 from lash_cli.views.safe_text import safe_json
 from lash_cli.views.times import rfc3339
 from lash_cli.views.turn_text import status_word
@@ -81,8 +82,9 @@ class OutputPump:
 
     def _queue(self, chunk: bytes) -> None:
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="lash-stdout", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="lash-stdout", daemon=True)
+            thread.start()
+            self._thread = thread
         self._chunks.put(chunk)
 
     def write_at_once(self, text: str) -> bool:
@@ -122,12 +124,20 @@ class OutputPump:
         if self.failure is not None:
             raise self.failure
 
+    async def drained(self) -> None:
+        """`drain`, in a thread where there is something to wait for: a second signal still ends a process whose reader
+        has stalled."""
+        if self._thread is None:
+            self.drain()
+        else:
+            await in_a_thread(self.drain)
+
     async def told_as(self, error: Exception) -> LashError:
         """The error that the last line of a stream tells for `error`, once all lines before it were written.
 
         Raises the `OSError` of a failed write instead: it is what is told then, and no line follows.
         """
-        await asyncio.to_thread(self.drain)
+        await self.drained()
         return told_as(error)
 
     def _run(self) -> None:

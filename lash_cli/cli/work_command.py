@@ -366,8 +366,7 @@ class Work:
         document = error_document(error) if error is not None else None
         self._log.end(reason, error.exit_status if error is not None else 0, document)
         if self._pump is not None:
-            # In a thread, so that signals still end a process whose reader has stalled.
-            await asyncio.to_thread(self._pump.drain)
+            await self._pump.drained()
 
     def _error_of(self, report: WorkReport, signals: SignalState) -> LashError | None:
         """What a finished run amounts to; None for success."""

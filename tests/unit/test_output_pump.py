@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import threading
@@ -99,3 +100,22 @@ def test_a_write_that_fails_is_raised_when_it_is_waited_for() -> None:
         assert not pump.write_at_once("one\n")
         with pytest.raises(OSError, match="space"):
             pump.drain()
+
+
+def test_where_no_further_thread_can_be_started_all_is_written_before_it_is_drained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with (tmp_path / "out").open("wb") as file:
+        pump = OutputPump(file.fileno())
+        pump.write(MUCH)
+        monkeypatch.setattr(threading.Thread, "start", refused)
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(pump.drained())
+        assert (tmp_path / "out").stat().st_size == len(MUCH)
+        with pytest.raises(RuntimeError, match="can't start"):
+            pump.write("more")
+        loop.run_until_complete(pump.drained())
+        loop.close()

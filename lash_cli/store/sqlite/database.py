@@ -42,6 +42,7 @@ from lash_cli.store.sqlite.connections import (
 from lash_cli.store.sqlite.file_names import StrPath, is_there
 from lash_cli.store.sqlite.process_forks import refuse_lost, watch
 from lash_cli.store.sqlite.writer import Request, Writer
+from lash_cli.system import in_a_thread
 
 if TYPE_CHECKING:
     import asyncio
@@ -389,9 +390,7 @@ class Database:
         if running_loop() is None:
             self.close()
             return
-        import asyncio
-
-        await asyncio.to_thread(self.close)
+        await in_a_thread(self.close)
 
     def close(self) -> None:
         """Commit what is queued, end the threads, close the connections. May be repeated, and is to be when it was
