@@ -120,6 +120,7 @@ class AnswerReader:
         except LlmTransportError as error:
             if error.code != "invalid_sse_json":
                 raise
+            self._tolerates_eof = False  # more was to come
 
     async def _take_chunk(self, chunk: bytes) -> None:
         self._size += len(chunk)

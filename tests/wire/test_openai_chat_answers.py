@@ -619,6 +619,13 @@ async def test_thoughts_alone_are_no_answer_where_the_end_of_a_stream_proves_one
     assert (error.code, error.retryable) == ("stream_ended_before_finish_reason", True)
 
 
+async def test_an_event_that_was_cut_is_no_end_that_stands_for_a_proof() -> None:
+    whole = stream_reply(chunk({"content": "half an"}), chunk({"content": " answer"}), done=False)
+    cut = whole.split_at(len(whole.body) - 40)
+    error = await failure(replace(cut, chunks=cut.chunks[:1]), termination="tolerate_eof")
+    assert error.code == "stream_ended_before_finish_reason"
+
+
 async def test_a_refusal_is_an_answer_where_the_end_of_a_stream_proves_one() -> None:
     response, _ = await ask(stream_reply(chunk({"refusal": "no"})), termination="tolerate_eof")
     assert (response.parts, response.terminal_reason) == ((), TerminalReason.CONTENT_FILTER)
