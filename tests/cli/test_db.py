@@ -79,11 +79,12 @@ def test_a_database_whose_making_was_cut_off_is_none_yet(lash, home, has_pages):
     assert lash("db", "check").code == 0
 
 
+@pytest.mark.parametrize("mark", ["CREATE TABLE theirs (x)", "PRAGMA user_version = 3"])
 @pytest.mark.parametrize("verb", ["info", "check", "backup", "vacuum", "scan"])
-def test_a_database_of_another_program_is_left_alone(lash, home, tmp_path, verb):
+def test_a_database_of_another_program_is_left_alone(lash, home, tmp_path, verb, mark):
     other = tmp_path / "other.db"
     connection = sqlite3.connect(other)
-    connection.execute("CREATE TABLE theirs (x)")
+    connection.execute(mark)
     connection.close()
     before = other.read_bytes()
     done = lash("db", verb, "--db", str(other), "-o", "json")

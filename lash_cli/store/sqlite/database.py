@@ -82,8 +82,7 @@ def _is_current(connection: sqlite3.Connection, path: StrPath) -> bool:
     (version,) = connection.execute(schema.READ_USER_VERSION).fetchone()
     (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
     if application != schema.APPLICATION_ID:
-        (has_tables,) = connection.execute(schema.HAS_ANY_TABLE).fetchone()
-        if application or version or has_tables:
+        if not schema.is_blank(connection):
             raise StoreUnusable(f"{path} is not a lash database", code="store_corrupt")
         return False
     if version > schema.SCHEMA_VERSION:

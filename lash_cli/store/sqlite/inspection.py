@@ -60,7 +60,7 @@ def looking(database: Path) -> Iterator[sqlite3.Connection]:
             connection.execute(BEGIN_READ)
             (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
             if application != schema.APPLICATION_ID:
-                if not application and not any(connection.execute(schema.HAS_ANY_TABLE).fetchone()):
+                if schema.is_blank(connection):
                     raise _none_yet(f"{database} is empty")
                 raise StoreUnusable(
                     f"{database} is not a lash database", code="store_foreign", hint="name ours with --db FILE"

@@ -69,8 +69,7 @@ def _explained(error: LashError, path: Path) -> LashError:
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     """Raise `StoreUnusable` for a database with content that is not ours."""
     (application,) = connection.execute(schema.READ_APPLICATION_ID).fetchone()
-    (has_tables,) = connection.execute(schema.HAS_ANY_TABLE).fetchone()
-    if application != schema.APPLICATION_ID and (application or has_tables):
+    if application != schema.APPLICATION_ID and not schema.is_blank(connection):
         raise StoreUnusable(f"{path} is not a lash database", code="store_foreign", hint="name ours with --db FILE")
 
 

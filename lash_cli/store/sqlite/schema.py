@@ -461,8 +461,14 @@ READ_USER_VERSION: Final = "PRAGMA user_version"
 READ_APPLICATION_ID: Final = "PRAGMA application_id"
 # PRAGMA takes no parameters; the value is a constant of this module.
 _WRITE_APPLICATION_ID: Final = f"PRAGMA application_id = {APPLICATION_ID}"
-# Whether an unstamped file holds anything at all: then it is somebody else's.
 HAS_ANY_TABLE: Final = "SELECT EXISTS (SELECT 1 FROM sqlite_master)"
+
+
+def is_blank(connection: sqlite3.Connection) -> bool:
+    """Whether nobody has made anything of the file yet. One without our stamp that holds anything at all, if only the
+    number of a version, is somebody else's."""
+    marks = (READ_APPLICATION_ID, READ_USER_VERSION, HAS_ANY_TABLE)
+    return not any(connection.execute(mark).fetchone()[0] for mark in marks)
 
 
 def migrate(connection: sqlite3.Connection) -> None:
