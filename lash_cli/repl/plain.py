@@ -159,8 +159,7 @@ class PlainFace:
 
     def choose(self, panel: Panel) -> None:
         """See `Face`. An answer begins with a slash, so that no text is one by accident."""
-        if panel not in self._panels:
-            self._panels.append(panel)
+        self._panels = [*(other for other in self._panels if other is not panel), panel]
         answers = "".join(f"answer: /{letter} {choice.label}\n" for letter, choice in panel.choices.items())
         usual = f"note: an empty line is /{panel.default}\n" if panel.default is not None else ""
         self.write(ascii_marks(f"question: {panel.title}\n{answers}{usual}"))

@@ -77,8 +77,7 @@ class Questions:
 
     def open(self, panel: Panel) -> None:
         """Ask something of the chat's own, once."""
-        if panel not in self._panels:
-            self._panels.append(panel)
+        self._panels = [*(other for other in self._panels if other is not panel), panel]
         self.disturb()
 
     def answer(self, letter: str) -> None:

@@ -167,6 +167,22 @@ def test_without_redraw_too_it_is_asked_once_and_not_when_the_turn_is_over(chat,
     one.wait_for("unknown command /l")
 
 
+def test_without_redraw_the_question_that_was_asked_last_is_the_one_that_stands(chat, gate, home) -> None:
+    one = chat("--plain", prompt="status: idle")
+    one.press(f' !wait-file {gate}\\\n!tool write {{"path":"made.txt","content":"x"}}\n')
+    one.wait_for("status: a turn runs")
+    one.press("\x04")
+    one.wait_for("note: an empty line is /s")
+    gate.touch()
+    one.wait_for("answer: /y yes, once")
+    one.press("\x04")
+    one.wait_until(lambda: one.everything.count("note: an empty line is /s") == 2)
+    one.press("/s\n/y\n")
+    one.wait_until((home.parent / "made.txt").exists)
+    one.wait_for(lambda text: "status: idle" in text.rpartition("status: a turn runs")[2])
+    assert "unknown command" not in one.everything
+
+
 def test_a_third_ctrl_c_leaves_at_once_and_the_turn_to_recovery(chat, lash, gate) -> None:
     one = chat()
     one.gated(gate)
