@@ -49,7 +49,7 @@ from lash_cli.core.activity import (
 from lash_cli.core.observation import SessionCursor
 from lash_cli.core.outcome import AssistantMessage, Finished, TurnResult
 from lash_cli.errors import LashError
-from lash_cli.system import in_a_thread
+from lash_cli.system import in_a_thread, is_without_thread
 from lash_cli.views.safe_text import safe_json
 from lash_cli.views.times import rfc3339
 from lash_cli.views.turn_text import status_word
@@ -76,14 +76,21 @@ class OutputPump:
         self._can_write_at_once = hasattr(os, "RWF_NOWAIT")
 
     def write(self, text: str) -> None:
-        """Queue `text`; never blocks."""
+        """Queue `text`; never blocks, unless the system has no thread for it."""
         if text:
             self._queue(text.encode("utf-8", "backslashreplace"))
 
     def _queue(self, chunk: bytes) -> None:
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="lash-stdout", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not is_without_thread(error):
+                    raise
+                # The turn waits for its reader then: its answer would be lost otherwise.
+                self._write_whole(chunk)
+                return
             self._thread = thread
         self._chunks.put(chunk)
 
@@ -142,18 +149,21 @@ class OutputPump:
 
     def _run(self) -> None:
         while (chunk := self._chunks.get()) is not None:
-            if self.is_closed or self.failure is not None:
-                continue
-            try:
-                while chunk:
-                    chunk = chunk[os.write(self._descriptor, chunk) :]
-            except BrokenPipeError:
+            self._write_whole(chunk)
+
+    def _write_whole(self, chunk: bytes) -> None:
+        if self.is_closed or self.failure is not None:
+            return
+        try:
+            while chunk:
+                chunk = chunk[os.write(self._descriptor, chunk) :]
+        except BrokenPipeError:
+            self.is_closed = True
+        except OSError as error:
+            if self._is_hung_up(error):
                 self.is_closed = True
-            except OSError as error:
-                if self._is_hung_up(error):
-                    self.is_closed = True
-                else:
-                    self.failure = error
+            else:
+                self.failure = error
 
     def _is_hung_up(self, error: OSError) -> bool:
         """Whether a write failed because the terminal is gone, and whoever sat there."""

@@ -58,3 +58,8 @@ def test_a_command_without_threads_is_done_or_told_as_what_it_is(seeded: Path, t
         assert code in ("too_many_processes", "store_commit_failed", "partial_outcome"), (limit, done)
         assert (done.out, turns) == ("", 1), (limit, done)
     assert codes[-1] == 0, codes
+
+
+def test_an_answer_is_printed_where_the_store_has_the_last_thread(seeded: Path) -> None:
+    done = limited(("turn", "demo", "!text told"), seeded, 1)
+    assert (done.code, done.out) == (0, "told\n"), done
