@@ -65,9 +65,10 @@ def _speak_utf8() -> None:
     """Text is UTF-8 for us wherever we run, as Python itself has it from 3.15 on: prompts, names, files, answers."""
     if sys.getfilesystemencoding() != "utf-8" and sys.executable:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
-    if sys.stdout is not None and sys.stdout.errors == "strict":
+    if sys.stdout is not None and sys.stdout.errors in ("strict", "backslashreplace"):
         # A path is printed as the bytes it is.
-        errors = "surrogateescape" if sys.stdout.encoding.lower() in ("utf-8", "utf8") else _escape_what_is_lacking()
+        is_whole = sys.stdout.errors == "strict" and sys.stdout.encoding.lower() in ("utf-8", "utf8")
+        errors = "surrogateescape" if is_whole else _escape_what_is_lacking()
         sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]
     if sys.stdout is not None and sys.stdout.write_through:  # type: ignore[union-attr]
         from lash_cli.cli.streams import write_whole
