@@ -38,14 +38,16 @@ def progress(what: str) -> Iterator[None]:
     is_over = threading.Event()
     tell = _tell_once if current().output.plain else _draw
     telling = threading.Thread(target=tell, args=(what, is_over), name="lash-progress", daemon=True)
-    telling.start()
+    with contextlib.suppress(RuntimeError):  # where the system has no thread left, it goes on untold
+        telling.start()
     _is_told = True
     try:
         yield
     finally:
         _is_told = False
         is_over.set()
-        telling.join()
+        if telling.is_alive():
+            telling.join()
 
 
 def _is_watched() -> bool:

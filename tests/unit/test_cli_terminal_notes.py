@@ -36,6 +36,18 @@ def test_one_line_says_what_goes_on_whatever_it_is_made_of(monkeypatch: pytest.M
         assert tellers() == 1
 
 
+def test_what_goes_on_does_so_untold_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(progress, "_is_watched", lambda: True)
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    done = []
+    with progress.progress("what"):
+        done.append("what")
+    assert done and not progress._is_told
+
+
 @pytest.mark.parametrize(("lines", "is_paged"), [(9, False), (10, True), (11, True)])
 def test_a_text_is_paged_when_its_beginning_would_leave_the_screen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lines: int, is_paged: bool
