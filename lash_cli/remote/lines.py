@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from lash_cli.errors import LashError, UsageError
-from lash_cli.system import is_write_end
+from lash_cli.system import in_a_thread, is_write_end
 
 MAX_LINE_BYTES: Final = 32 * 1024 * 1024
 _CHUNK: Final = 65_536
@@ -119,7 +119,7 @@ class LineWriter:
     async def close(self) -> None:
         """Write what is queued, and end."""
         self._items.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await in_a_thread(self._thread.join)
         self._unwatch()
 
     def _left(self) -> None:

@@ -63,3 +63,8 @@ def test_a_command_without_threads_is_done_or_told_as_what_it_is(seeded: Path, t
 def test_an_answer_is_printed_where_the_store_has_the_last_thread(seeded: Path) -> None:
     done = limited(("turn", "demo", "!text told"), seeded, 1)
     assert (done.code, done.out) == (0, "told\n"), done
+
+
+def test_a_server_with_the_two_threads_it_needs_ends_like_any_other(seeded: Path) -> None:
+    done = limited(("serve", "--stdio"), seeded, 2)
+    assert (done.code, done.err) == (0, ""), done
