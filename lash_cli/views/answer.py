@@ -174,9 +174,11 @@ class PlainTerminalView(_Told):
                 self._pieces.append(text)
                 self._stream(self._clean(text))
             case ModelAttemptReset(assistant_prose_correlation_ids=ids) if ids and self._pieces:
+                is_seen = any(map(str.strip, self._pieces))
                 self._pieces = []
                 self.leave()
-                self._tell(CUT_OFF_LINE)
+                if is_seen:
+                    self._tell(CUT_OFF_LINE)
             case ModelRequestStarted():
                 self._pieces = []
                 self.leave()

@@ -129,6 +129,15 @@ def test_a_plain_terminal_streams_and_disowns_what_was_cut_off() -> None:
     assert len(screen.told) == 1 and "cut off" in screen.told[0]
 
 
+def test_blank_lines_before_a_retracted_call_are_no_answer_that_a_plain_terminal_would_disown() -> None:
+    screen = Screen("plain")
+    screen.play(ModelRequestStarted(0), ("a", AssistantProseDelta("\n\n")), ModelAttemptReset(("a",)))
+    screen.play(("b", AssistantProseDelta("whole")))
+    screen.view.finish(answered("whole"), replayed=False)
+    assert screen.text.lstrip() == "whole\n"
+    assert screen.told == []
+
+
 def test_notes_start_on_a_line_of_their_own_on_a_plain_terminal() -> None:
     screen = Screen("plain")
     screen.play(*DELTAS, ToolCallStarted("k", "run", {}))
