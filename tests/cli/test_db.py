@@ -79,6 +79,19 @@ def test_a_database_whose_making_was_cut_off_is_none_yet(lash, home, has_pages):
     assert lash("db", "check").code == 0
 
 
+def test_a_restore_over_a_database_whose_making_was_cut_off_keeps_nothing_of_it(lash, home, tmp_path):
+    """There is nothing to put back, and a copy of nothing would be refused."""
+    prepare(home, OPEN)
+    copy = tmp_path / "a.db"
+    assert lash("db", "backup", "--out", str(copy)).code == 0
+    for file in home.glob("lash.db*"):
+        file.unlink()
+    (home / "lash.db").touch(mode=0o600)
+    done = lash("db", "restore", str(copy), "--yes", "-o", "json")
+    assert (done.code, done.json["sessions"], done.json["kept"]) == (0, 1, None)
+    assert not (home / "backups").exists() or not list((home / "backups").iterdir())
+
+
 @pytest.mark.parametrize("mark", ["CREATE TABLE theirs (x)", "PRAGMA user_version = 3"])
 @pytest.mark.parametrize("verb", ["info", "check", "backup", "vacuum", "scan"])
 def test_a_database_of_another_program_is_left_alone(lash, home, tmp_path, verb, mark):

@@ -188,7 +188,7 @@ def restore(source: Path, database: Path, aside: Path, clock: Clock) -> Restored
             # What SQLite cannot even open nobody else works with either: it can be put aside by name.
             _move_away(database, aside)
             _publish(draft, database)
-    return Restored(copy, aside)
+    return Restored(copy, aside if aside.exists() else None)
 
 
 def _prepare(source: Path, draft: Path, clock: Clock) -> None:
@@ -225,8 +225,8 @@ def _replace_content(database: Path, draft: Path, aside: Path | None, clock: Clo
         (has_content,) = connection.execute(schema.HAS_ANY_TABLE).fetchone()
         if has_content:
             refuse_held(connection, clock.now_ms())
-        if aside is not None:
-            write_copy(connection, aside)
+            if aside is not None:
+                write_copy(connection, aside)
         fresh = connect(draft, (), read_only=True)
         try:
             fresh.backup(connection)
