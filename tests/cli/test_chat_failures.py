@@ -70,6 +70,14 @@ def test_a_chat_begins_with_why_the_turn_before_it_stopped(
     assert shows(two, "well again") and not shows(two, "hint: ")
 
 
+def test_a_failure_that_the_head_was_moved_away_from_is_not_told(chat: Callable[..., Chat], lash: Any) -> None:
+    kept = lash("turn", "s", "!text well", "-o", "json").json["turn_id"]
+    lash("turn", "s", "!fail quota")
+    assert lash("rewind", "s", "--to", kept).code == 0
+    one = chat("--plain", prompt="status: idle")
+    assert shows(one, "assistant: well") and not shows(one, "scripted failure")
+
+
 @FACES
 def test_a_text_for_a_session_that_others_closed_is_the_draft_again(
     chat: Callable[..., Chat], lash: Any, args: tuple[str, ...], prompt: str
