@@ -71,7 +71,8 @@ def test_a_chat_begins_with_why_the_turn_before_it_stopped(
 
 
 def test_a_failure_that_the_head_was_moved_away_from_is_not_told(chat: Callable[..., Chat], lash: Any) -> None:
-    kept = lash("turn", "s", "!text well", "-o", "json").json["turn_id"]
+    lash("turn", "s", "!text well")
+    kept = lash("log", "s", "-o", "json").json["items"][-1]["id"]
     lash("turn", "s", "!fail quota")
     assert lash("rewind", "s", "--to", kept).code == 0
     one = chat("--plain", prompt="status: idle")
